@@ -1,0 +1,2 @@
+//! Benchmarks of the Ouro proxy.
+fn main() {}

@@ -1,0 +1,15 @@
+//! Time as the data plane sees it: whole milliseconds on a monotonic clock, read once per loop turn
+//! and handed down as an argument, so that protocol code never reads a clock.
+
+/// Milliseconds since an arbitrary but fixed point of the monotonic clock.
+pub type Millis = u64;
+
+/// The time-out that never fires; what `"off"` in the configuration becomes.
+pub const NEVER: Millis = Millis::MAX;
+
+/// `now + timeout`, where [`NEVER`] stays [`NEVER`].
+#[inline]
+#[must_use]
+pub const fn deadline(now: Millis, timeout_ms: Millis) -> Millis {
+    now.saturating_add(timeout_ms)
+}

@@ -1,0 +1,82 @@
+//! Every bound that is not configurable, in one place, with the relations between them checked at compile time.
+
+/// Entries of a worker's submission queue. A full queue is submitted early, so this bounds batches, not load.
+pub const SUBMISSION_ENTRIES: u32 = 1024;
+
+/// Entries of a worker's completion queue. Multishot operations make this the scarce side.
+pub const COMPLETION_ENTRIES: u32 = 8192;
+
+/// Largest number of buffers a kernel buffer ring can hold.
+pub const MAX_RECEIVE_BUFFERS: usize = 32_768;
+
+/// Receive buffers published at start; more follow as the load asks for them, up to the configured memory.
+pub const INITIAL_RECEIVE_BUFFERS: usize = 64;
+
+/// Receive buffers that one socket may hold while there are plenty; over it, its recv is disarmed.
+pub const SOCKET_BUFFER_QUOTA: u32 = 16;
+
+/// The same while more than half of the buffers are in use.
+pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 2;
+
+/// A received piece up to this size is copied behind an unread one that has room, so that a peer that sends a
+/// byte at a time cannot make us hold a whole buffer for each.
+pub const COALESCE_BYTES: usize = 4096;
+
+/// Pieces that one vectored send covers.
+pub const SEND_VECTORS: usize = 16;
+
+/// Capacity that a recycled head buffer keeps, bytes.
+pub const HEAD_BUFFER_BYTES: usize = 2048;
+
+/// Recycled head buffers kept per worker.
+pub const SPARE_HEAD_BUFFERS: usize = 512;
+
+/// A piece of a body up to this size is copied behind the head it follows: cheaper than a second vector.
+pub const INLINE_BODY_BYTES: usize = 1024;
+
+/// Tasks run between two looks at the completion queue.
+pub const TASKS_PER_TURN: usize = 1024;
+
+/// Bytes queued on a socket and not yet sent, above which whoever produces them waits.
+pub const SEND_HIGH_WATER_BYTES: usize = 256 * 1024;
+
+/// How long a connection that we closed first is read on, so that the peer gets our last words instead of a reset.
+pub const LINGER_MS: u64 = 5_000;
+
+/// Bytes thrown away at most while lingering.
+pub const LINGER_BYTES: usize = 1024 * 1024;
+
+/// How long accepting pauses when descriptors or memory have run out.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Longest text of a chunk-size line with its extensions, bytes. RFC 9112 section 7.1.1 asks for a bound.
+pub const CHUNK_LINE_BYTES: usize = 256;
+
+/// Extensions in one whole chunked body, bytes: many small chunks must not carry endless extensions.
+pub const CHUNK_EXTENSIONS_BYTES: usize = 16 * 1024;
+
+/// Trailer section of a chunked body, bytes.
+pub const TRAILER_BYTES: usize = 8 * 1024;
+
+/// Empty lines skipped before a request line. RFC 9112 section 2.2.
+pub const LEADING_EMPTY_LINES: usize = 2;
+
+/// Header fields in a head at most, whatever the configuration says.
+pub const MAX_HEADERS: usize = 256;
+
+/// Bytes in a head at most, whatever the configuration says.
+pub const MAX_HEAD_BYTES: usize = 256 * 1024;
+
+/// Messages that wait for a worker; more block the sender, which is never a worker.
+pub const MAILBOX_MESSAGES: usize = 1024;
+
+/// Access-log bytes of one worker that wait for the writer; more are dropped and counted.
+pub const ACCESS_LOG_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Informational responses (1xx) passed on for one request.
+pub const INFORMATIONAL_RESPONSES: u32 = 16;
+
+const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
+const _: () = assert!(INITIAL_RECEIVE_BUFFERS <= MAX_RECEIVE_BUFFERS);
+const _: () = assert!(SOCKET_BUFFER_QUOTA_SCARCE < SOCKET_BUFFER_QUOTA);
+const _: () = assert!(INLINE_BODY_BYTES <= HEAD_BUFFER_BYTES);

@@ -1,0 +1,2 @@
+//! The `ouro` program.
+fn main() {}

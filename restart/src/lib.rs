@@ -1,0 +1,1 @@
+//! Hot restart of the Ouro proxy: messages, roles and descriptor transport.

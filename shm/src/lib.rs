@@ -1,0 +1,1 @@
+//! The shared-memory segment of the Ouro proxy.
