@@ -5,4 +5,5 @@
 
 pub mod base;
 pub mod config;
+pub mod h1;
 pub mod ring;
