@@ -7,3 +7,4 @@ pub mod base;
 pub mod config;
 pub mod h1;
 pub mod ring;
+pub mod upstream;
