@@ -81,6 +81,7 @@ pub struct Listener {
 
 /// Protocol of a listener.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there are few, and each lies behind an `Arc` already
 pub enum Protocol {
     /// HTTP/1.1 and 1.0.
     Http(HttpListener),

@@ -240,11 +240,10 @@ impl<'t> Section<'t> {
     }
 
     /// A table, with every key at its default if it is absent.
-    pub(super) fn table(&self, name: &str) -> Section<'t> {
+    pub(super) fn table(&self, name: &str) -> Self {
         let Kind::Table(schema) = self.key(name).kind else { unreachable!("{name} is no table") };
-        let value = match self.held(name) {
-            Held::Given(value) => value,
-            _ => return Self::new(schema, None, self.report, self.path_of(name, None), self.at),
+        let Some(value) = self.given(name) else {
+            return Self::new(schema, None, self.report, self.path_of(name, None), self.at);
         };
         let table = value.get_ref().as_table();
         if table.is_none() {
@@ -254,13 +253,13 @@ impl<'t> Section<'t> {
     }
 
     /// A table, unless it is absent.
-    pub(super) fn optional_table(&self, name: &str) -> Option<Section<'t>> {
+    pub(super) fn optional_table(&self, name: &str) -> Option<Self> {
         let value = self.given(name)?;
         if value.get_ref().is_table() { Some(self.table(name)) } else { self.wrong_type(name, value) }
     }
 
     /// A list of tables; absent ones are empty.
-    pub(super) fn tables(&self, name: &str) -> Vec<Section<'t>> {
+    pub(super) fn tables(&self, name: &str) -> Vec<Self> {
         let tables = self.entries(name).into_iter().filter_map(|entry| match entry {
             Entry::Table(section) => Some(section),
             Entry::Text(_) => None,

@@ -187,6 +187,7 @@ const NAME: Kind =
     Kind::Text { name: "name", expected: "a name of 1 to 64 letters, digits, \"_\", \".\" or \"-\"" };
 
 /// A count of header fields.
+#[allow(clippy::cast_possible_truncation)] // 256
 const HEADER_COUNT: Kind = Kind::Integer { off: false, min: 1, max: limits::MAX_HEADERS as u32 };
 
 /// The size of a head.
