@@ -4,5 +4,6 @@
 //! may only point down (checked by `core/tests/tidy.rs`).
 
 pub mod base;
+pub mod cli;
 pub mod config;
 pub mod route;
