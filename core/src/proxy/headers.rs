@@ -10,6 +10,9 @@ use crate::base::random::Random;
 use crate::config::model::{ForwardedFor, ForwardedProto, Forwarding, HeaderEdits, RequestId};
 use crate::h1;
 
+/// Edits that change nothing.
+pub(super) const NO_EDITS: &HeaderEdits = &HeaderEdits { set: Vec::new(), add: Vec::new(), remove: Vec::new() };
+
 /// A received head: its bytes up to and with the empty line, and its fields.
 #[derive(Clone, Copy)]
 pub(super) struct Received<'a> {

@@ -1,7 +1,9 @@
 //! Responses that the proxy gives itself.
 
 use super::context::Context;
+use super::headers::{NO_EDITS, add_fields};
 use crate::base::http::Version;
+use crate::config::model::HeaderEdits;
 use crate::h1;
 
 /// A response with a short body.
@@ -11,14 +13,16 @@ pub(super) struct Reply<'a> {
     pub(super) content_type: &'a str,
     /// `Location` of a redirect.
     pub(super) location: Option<&'a [u8]>,
+    /// Header edits of the route.
+    pub(super) edits: Option<&'a HeaderEdits>,
     pub(super) keep_alive: bool,
     /// The request was HEAD: the body is announced but not sent.
     pub(super) head_only: bool,
     pub(super) version: Version,
 }
 
-/// Writes the response, its head without the empty line first, so that `edit` can add fields.
-pub(super) fn write(out: &mut Vec<u8>, context: &Context, reply: &Reply<'_>, edit: impl FnOnce(&mut Vec<u8>)) {
+/// Writes the response, with the fields that the route and then the listener add.
+pub(super) fn write(out: &mut Vec<u8>, context: &Context, reply: &Reply<'_>, listener: &HeaderEdits) {
     h1::write_status_line(
         out,
         Version::Http11,
@@ -50,7 +54,7 @@ pub(super) fn write(out: &mut Vec<u8>, context: &Context, reply: &Reply<'_>, edi
         (true, Version::Http10, _) => out.extend_from_slice(b"connection: keep-alive\r\n"),
         (true, Version::Http11, _) => {}
     }
-    edit(out);
+    add_fields(out, &[reply.edits.unwrap_or(NO_EDITS), listener]);
     out.extend_from_slice(b"\r\n");
     if !(bodiless || reply.head_only) {
         out.extend_from_slice(reply.body);
