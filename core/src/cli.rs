@@ -12,7 +12,7 @@ const MAX_WORKERS: usize = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
-  ouro                                   a demo: http://127.0.0.1:8080, admin on http://127.0.0.1:9901
+  ouro                                   a demo on http://127.0.0.1:8080
   ouro -c ouro.toml                      serve
   ouro -c ouro.toml --mode validate      show every error of a configuration and exit
   ouro -c ouro.toml --concurrency 2 -l debug

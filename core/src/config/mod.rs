@@ -13,6 +13,7 @@ mod reader;
 mod resolve;
 pub mod schema;
 pub mod values;
+mod wording;
 
 use std::fs::File;
 use std::io::Read;

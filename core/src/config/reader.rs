@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::errors::Report;
 use super::schema::{self, Default, Key, Kind};
 use super::values;
+use super::wording::{did_you_mean, found, shown_key, shown_number};
 use crate::base::clock::Millis;
 
 type Value<'t> = Spanned<DeValue<'t>>;
@@ -179,7 +180,14 @@ impl<'t> Section<'t> {
                     return number;
                 }
                 let hint = if off && number == Some(0) { "; write \"off\" for no limit" } else { "" };
-                self.fail(name, format!("expected {}, found {integer}{hint}", key.kind.expected()));
+                self.fail(
+                    name,
+                    format!(
+                        "expected {}, found {}{hint}",
+                        key.kind.expected(),
+                        shown_number(&integer.to_string())
+                    ),
+                );
                 0
             }
             _ => self.wrong_type(name, value).unwrap_or_default(),
@@ -361,55 +369,5 @@ impl<'t> Section<'t> {
             let message = format!("unknown key{hint} (allowed here: {})", allowed.join(", "));
             self.report.push(key.span().start, self.path_of(&shown_key(name), None), message);
         }
-    }
-}
-
-/// `, did you mean ...?` if one of the words is close to what was written.
-pub(super) fn did_you_mean<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> String {
-    let near = words.map(|word| (distance(written, word), word)).min();
-    match near {
-        Some((distance, word)) if distance <= 1 + word.len() / 4 => format!(", did you mean `{word}`?"),
-        _ => String::new(),
-    }
-}
-
-/// Edit distance (Levenshtein) of two short words; long ones are simply far apart.
-fn distance(left: &str, right: &str) -> usize {
-    const LONGEST: usize = 64;
-    if left.len() > LONGEST || right.len() > LONGEST {
-        return LONGEST;
-    }
-    let right: Vec<char> = right.chars().flat_map(char::to_lowercase).collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.chars().flat_map(char::to_lowercase).enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, r) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(l != *r);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-/// A key as a path shows it: quoted if it would not stand bare in TOML.
-fn shown_key(key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if bare && key.len() <= 64 { key.to_owned() } else { values::quoted(key) }
-}
-
-/// A value of the wrong type as an error shows it.
-fn found(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("string {}", values::quoted(text)),
-        DeValue::Integer(number) if number.as_str().len() <= 24 => format!("integer {number}"),
-        DeValue::Float(number) if number.as_str().len() <= 24 => format!("float {number}"),
-        DeValue::Boolean(value) => format!("boolean {value}"),
-        other => format!(
-            "{} {}",
-            if other.is_array() || other.is_integer() { "an" } else { "a" },
-            other.type_str()
-        ),
     }
 }

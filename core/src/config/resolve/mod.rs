@@ -19,8 +19,9 @@ use toml::de::DeTable;
 
 use super::errors::Report;
 use super::model::{Address, Admin, ClusterIndex, Model, Server};
-use super::reader::{Section, did_you_mean};
+use super::reader::Section;
 use super::values::{self, size_text};
+use super::wording::did_you_mean;
 use crate::base::limits;
 
 /// The model, unless the report has errors.

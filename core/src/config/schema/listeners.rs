@@ -124,8 +124,7 @@ pub static ACCESS_LOG: Section = Section {
 /// `[listeners.limits]`
 pub static LIMITS: Section = Section {
     title: "[listeners.limits]",
-    help: "Bounds on what a client may send. A request over one of them is answered with 431, 413 or 400 and goes \
-           nowhere.",
+    help: "Bounds on what a client may send. A head over one of them is answered with 431, a body with 413.",
     keys: &[
         key("head_size", HEAD_SIZE, Default::Value("32KiB"), "Request line and header section."),
         key("headers", HEADER_COUNT, Default::Value("100"), "Header fields of a request."),
