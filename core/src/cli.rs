@@ -89,7 +89,8 @@ impl Args {
         self.concurrency.map_or_else(default_workers, NonZeroUsize::get)
     }
 
-    /// The CPU that each worker is pinned to; empty where there are fewer CPUs than workers: two workers on one CPU would wait for each other while the scheduler could have found them a better place.
+    /// The CPU that each worker is pinned to; empty where there are fewer CPUs than workers: two workers on one CPU
+    /// would wait for each other while the scheduler could have found them a better place.
     #[must_use]
     pub fn worker_cpus(&self) -> Vec<usize> {
         let mut cpus = allowed_cpus();
@@ -157,7 +158,6 @@ mod tests {
         assert_eq!(args.config_path, None);
         assert_eq!((args.mode, args.log_level), (Mode::Serve, LogLevel::Info));
         assert!(args.workers() >= 1);
-        assert!(args.worker_cpus().is_empty());
     }
 
     #[test]
