@@ -1,10 +1,7 @@
 //! Message bodies: where the data lies in the received bytes, and where the body ends. RFC 9112 sections 6 and 7.
 
-use super::{error::HeadError, fields::check_line};
-use crate::base::{
-    http::{BodyLength, FieldKind},
-    limits,
-};
+use super::{bytes::is_value_byte, error::BodyError, fields::check_line, trailer};
+use crate::base::{http::BodyLength, limits};
 
 /// Reads the framing of one message body.
 ///
@@ -49,46 +46,6 @@ pub enum Decoded {
         /// Bytes of framing.
         skip: usize,
     },
-}
-
-/// What is wrong with a body. Nothing that follows on the connection can be understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyError {
-    /// The connection has ended before the body.
-    Truncated,
-    /// A chunk size is not 1 to 16 hexadecimal digits followed by CR LF or an extension.
-    BadChunkSize,
-    /// A control character in a chunk extension.
-    BadChunkExtension,
-    /// A chunk-size line of more than [`limits::CHUNK_LINE_BYTES`].
-    ChunkLineTooLong,
-    /// More extensions in the body than [`limits::CHUNK_EXTENSIONS_BYTES`].
-    TooManyChunkExtensions,
-    /// A line of the framing does not end with CR LF, or data is longer than its chunk.
-    BadLineEnd,
-    /// A trailer field breaks a rule of header fields.
-    BadTrailer(HeadError),
-    /// A trailer section of more than [`limits::TRAILER_BYTES`].
-    TrailerTooLarge,
-}
-
-impl BodyError {
-    /// One sentence that says what is wrong and what is expected.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Truncated => "The connection was closed before the end of the message body.",
-            Self::BadChunkSize => "A chunk size must be 1 to 16 hexadecimal digits with nothing around them.",
-            Self::BadChunkExtension => "A chunk extension has a control character.",
-            Self::ChunkLineTooLong => "The line with a chunk size and its extensions is too long.",
-            Self::TooManyChunkExtensions => {
-                "The chunk extensions of the message body are too long altogether."
-            }
-            Self::BadLineEnd => "A chunk or the line before it does not end with CR LF where it should.",
-            Self::BadTrailer(error) => error.reason(),
-            Self::TrailerTooLarge => "The trailer section of the message body is too large.",
-        }
-    }
 }
 
 /// What the next byte belongs to.
@@ -226,7 +183,7 @@ impl BodyDecoder {
                 (State::ChunkSize, _) => return Err(BodyError::BadChunkSize),
                 (State::ChunkExtension, b'\r') => State::ChunkSizeLf,
                 (State::ChunkExtension, b'\n') => return Err(BodyError::BadLineEnd),
-                (State::ChunkExtension, _) if super::bytes::is_value_byte(byte) => {
+                (State::ChunkExtension, _) if is_value_byte(byte) => {
                     self.count_extension()?;
                     State::ChunkExtension
                 }
@@ -289,7 +246,7 @@ impl BodyDecoder {
         let line = self.trailer.get(start..).unwrap_or_default();
         let Some(line) = line.strip_suffix(b"\r\n") else { return Err(BodyError::BadLineEnd) };
         let name_len = check_line(line).map_err(BodyError::BadTrailer)?;
-        if line.get(..name_len).is_none_or(is_forbidden_trailer) {
+        if line.get(..name_len).is_none_or(trailer::is_forbidden) {
             self.trailer.truncate(start);
         }
         self.trailer_line = u16::try_from(self.trailer.len()).map_err(|_| BodyError::TrailerTooLarge)?;
@@ -311,36 +268,5 @@ const fn hex_digit(byte: u8) -> u8 {
     }
 }
 
-/// Fields that decide something before the body is read come too late in a trailer, and a recipient that merges
-/// them into the head could be fooled. RFC 9110 section 6.5.1.
-fn is_forbidden_trailer(name: &[u8]) -> bool {
-    const NAMES: &[&str] = &[
-        "age",
-        "authentication-info",
-        "authorization",
-        "cache-control",
-        "cookie",
-        "date",
-        "expires",
-        "forwarded",
-        "location",
-        "max-forwards",
-        "pragma",
-        "range",
-        "retry-after",
-        "set-cookie",
-        "vary",
-        "warning",
-        "www-authenticate",
-    ];
-    const PREFIXES: &[&str] = &["content-", "if-", "proxy-", "x-forwarded-", "x-real-"];
-    // Made for trailers: it can be computed only while the content is sent. RFC 9530 section 2.
-    if name.eq_ignore_ascii_case(b"content-digest") {
-        return false;
-    }
-    FieldKind::of(name) != FieldKind::Other
-        || NAMES.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
-        || PREFIXES.iter().any(|prefix| {
-            name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
-        })
-}
+#[cfg(test)]
+mod tests;

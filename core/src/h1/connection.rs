@@ -72,3 +72,101 @@ fn mark(head: &[u8], fields: &mut [Field], option: &[u8]) -> Result<(), HeadErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::h1::{HeadLimits, Parsed, RequestError, parse_request};
+
+    /// Options of a request with these field lines, and the names that they mark.
+    fn read(lines: &str) -> Result<(Options, Vec<String>), RequestError> {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let mut fields = Vec::new();
+        let limits = HeadLimits { head_bytes: 65_536, headers: 256 };
+        let parsed = parse_request(head.as_bytes(), limits, &mut fields)?;
+        assert!(matches!(parsed, Parsed::Complete { .. }));
+        let marked = fields
+            .iter()
+            .filter(|field| field.named_by_connection)
+            .map(|field| String::from_utf8_lossy(field.name(head.as_bytes())).into_owned())
+            .collect();
+        fields.iter_mut().for_each(|field| field.named_by_connection = false);
+        Ok((options(head.as_bytes(), &mut fields)?, marked))
+    }
+
+    #[test]
+    fn known_options_are_read_whatever_their_case() {
+        let none = Options::default();
+        for (lines, expected) in [
+            ("", none),
+            ("Connection:\r\n", none),
+            ("Connection: ,, ,\r\n", none),
+            ("Connection: close\r\n", Options { close: true, ..none }),
+            ("CONNECTION: CLOSE\r\n", Options { close: true, ..none }),
+            ("Connection: keep-alive\r\n", Options { keep_alive: true, ..none }),
+            ("Connection: Upgrade\r\n", Options { upgrade: true, ..none }),
+            ("Connection: keep-alive, Upgrade\r\n", Options { keep_alive: true, upgrade: true, ..none }),
+            ("Connection:keep-alive\t,close\r\n", Options { keep_alive: true, close: true, ..none }),
+            ("Connection: x\r\nConnection: close\r\n", Options { close: true, ..none }),
+            ("Connection: closed\r\n", none),
+        ] {
+            assert_eq!(read(lines).map(|(options, _)| options), Ok(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn other_options_mark_the_fields_they_name() {
+        for (lines, expected) in [
+            ("Connection: x-a\r\nX-A: 1\r\nX-B: 2\r\nx-a: 3\r\n", &["X-A", "x-a"][..]),
+            ("X-A: 1\r\nX-B: 2\r\nConnection: X-B, x-A\r\n", &["X-A", "X-B"]),
+            ("X-A: 1\r\nConnection: x-aa, x-, x\r\n", &[]),
+            ("Connection: close\r\nClose: 1\r\n", &[]),
+            ("Connection: TE\r\nTE: trailers\r\n", &["TE"]),
+        ] {
+            assert_eq!(
+                read(lines).map(|(_, marked)| marked),
+                Ok(expected.iter().map(|n| (*n).into()).collect())
+            );
+        }
+    }
+
+    #[test]
+    fn options_that_change_the_message_are_refused() {
+        for option in ["host", "Content-Length", "TRANSFER-ENCODING", "close, Host", "x, ,transfer-encoding"]
+        {
+            let error = read(&format!("Connection: {option}\r\n")).unwrap_err();
+            assert_eq!(error, RequestError::Head(HeadError::ConnectionNamesEssential), "{option}");
+        }
+        for option in ["a b", "close;x", "\"close\"", "a=b", "(close)"] {
+            let error = read(&format!("Connection: {option}\r\n")).unwrap_err();
+            assert_eq!(error, RequestError::Head(HeadError::BadConnection), "{option}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_options_is_bounded_over_all_fields() {
+        let options = |count: usize| format!("Connection: {}\r\n", vec!["x"; count].join(","));
+        assert!(read(&options(MAX_OPTIONS)).is_ok());
+        assert!(read(&options(20)).is_ok());
+        for lines in
+            [options(MAX_OPTIONS + 1), options(20).repeat(2), "Connection: ,,,,,,,,,,,,,,,,\r\n".repeat(2)]
+        {
+            assert_eq!(read(&lines).unwrap_err(), RequestError::Head(HeadError::TooManyConnectionOptions));
+        }
+    }
+
+    #[test]
+    fn persistence_follows_version_and_options() {
+        let none = Options::default();
+        for (options, http10, http11) in [
+            (none, false, true),
+            (Options { keep_alive: true, ..none }, true, true),
+            (Options { close: true, ..none }, false, false),
+            (Options { close: true, keep_alive: true, ..none }, false, false),
+            (Options { upgrade: true, ..none }, false, true),
+        ] {
+            assert_eq!(options.persists(Version::Http10), http10, "{options:?}");
+            assert_eq!(options.persists(Version::Http11), http11, "{options:?}");
+        }
+    }
+}

@@ -56,7 +56,10 @@ fn request_line(head: &[u8]) -> Option<RequestError> {
     if let [0x16] | [0x16, 0x03, ..] = head {
         return Some(RequestError::TlsHandshake);
     }
-    let Line { text, complete, .. } = line_of(head);
+    let Line { mut text, mut complete, .. } = line_of(head);
+    if let Some(line) = text.strip_suffix(b"\r").filter(|_| !complete) {
+        (text, complete) = (line, true);
+    }
     let mut parts = text.splitn(3, |byte| *byte == b' ');
     let method = parts.next().unwrap_or_default();
     if method.len() > MAX_METHOD_BYTES && method.iter().all(|byte| is_token_byte(*byte)) {
@@ -70,7 +73,6 @@ fn request_line(head: &[u8]) -> Option<RequestError> {
     if method.is_empty() || (target.is_empty() && (complete || version.is_some())) {
         return Some(RequestError::BadRequestLine);
     }
-    let target = target.strip_suffix(b"\r").filter(|_| version.is_none()).unwrap_or(target);
     if target.iter().any(|byte| !byte.is_ascii_graphic()) {
         return Some(RequestError::BadTarget);
     }

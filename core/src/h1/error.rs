@@ -1,4 +1,4 @@
-//! Why a head is refused: one variant per rule, each with the sentence that the sender gets to read.
+//! Why a message is refused: one variant per rule, each with the sentence that the sender gets to read.
 
 /// A rule that requests and responses share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,5 +247,45 @@ impl ResponseError {
 impl From<HeadError> for ResponseError {
     fn from(error: HeadError) -> Self {
         Self::Head(error)
+    }
+}
+
+/// What is wrong with a body. Nothing that follows on the connection can be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// The connection has ended before the body.
+    Truncated,
+    /// A chunk size is not 1 to 16 hexadecimal digits followed by CR LF or an extension.
+    BadChunkSize,
+    /// A control character in a chunk extension.
+    BadChunkExtension,
+    /// A chunk-size line of more than [`CHUNK_LINE_BYTES`](crate::base::limits::CHUNK_LINE_BYTES).
+    ChunkLineTooLong,
+    /// More extensions in the body than [`CHUNK_EXTENSIONS_BYTES`](crate::base::limits::CHUNK_EXTENSIONS_BYTES).
+    TooManyChunkExtensions,
+    /// A line of the framing does not end with CR LF, or data is longer than its chunk.
+    BadLineEnd,
+    /// A trailer field breaks a rule of header fields.
+    BadTrailer(HeadError),
+    /// A trailer section of more than [`TRAILER_BYTES`](crate::base::limits::TRAILER_BYTES).
+    TrailerTooLarge,
+}
+
+impl BodyError {
+    /// One sentence that says what is wrong and what is expected.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Truncated => "The connection was closed before the end of the message body.",
+            Self::BadChunkSize => "A chunk size must be 1 to 16 hexadecimal digits with nothing around them.",
+            Self::BadChunkExtension => "A chunk extension has a control character.",
+            Self::ChunkLineTooLong => "The line with a chunk size and its extensions is too long.",
+            Self::TooManyChunkExtensions => {
+                "The chunk extensions of the message body are too long altogether."
+            }
+            Self::BadLineEnd => "A chunk or the line before it does not end with CR LF where it should.",
+            Self::BadTrailer(error) => error.reason(),
+            Self::TrailerTooLarge => "The trailer section of the message body is too large.",
+        }
     }
 }

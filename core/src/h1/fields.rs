@@ -135,3 +135,40 @@ pub(super) fn check_line(line: &[u8]) -> Result<usize, HeadError> {
     }
     Ok(colon)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_lines_are_checked_like_those_of_a_head() {
+        for (line, expected) in [
+            (&b"A: b"[..], Ok(1)),
+            (b"A:", Ok(1)),
+            (b"a!#$%&'*+-.^_`|~9:\t \xff", Ok(17)),
+            (b"A::", Ok(1)),
+            (b"", Err(HeadError::MissingColon)),
+            (b"A", Err(HeadError::MissingColon)),
+            (b" A: b", Err(HeadError::FoldedField)),
+            (b"\tA: b", Err(HeadError::FoldedField)),
+            (b": b", Err(HeadError::EmptyFieldName)),
+            (b"A : b", Err(HeadError::SpaceBeforeColon)),
+            (b"A\t: b", Err(HeadError::SpaceBeforeColon)),
+            (b"A b: c", Err(HeadError::BadFieldName)),
+            (b"A\0: c", Err(HeadError::BadFieldName)),
+            (b"A(: c", Err(HeadError::BadFieldName)),
+            (b"\xff: c", Err(HeadError::BadFieldName)),
+            (b"A: \0", Err(HeadError::BadFieldValue)),
+            (b"A: \x7f", Err(HeadError::BadFieldValue)),
+            (b"A: b\rc", Err(HeadError::BareCr)),
+            (b"A: b\r", Err(HeadError::BareCr)),
+            (b"A\r: b", Err(HeadError::BareCr)),
+            (b"A\rB", Err(HeadError::BareCr)),
+        ] {
+            assert_eq!(check_line(line), expected, "{}", line.escape_ascii());
+        }
+        let long = [&[b'a'; 65_536][..], b":"].concat();
+        assert_eq!(check_line(&long), Err(HeadError::FieldNameTooLong));
+        assert_eq!(check_line(&long[1..]), Ok(65_535));
+    }
+}

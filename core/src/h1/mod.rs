@@ -19,6 +19,8 @@ mod authority;
 mod body;
 mod bytes;
 mod connection;
+#[cfg(test)]
+mod corpus;
 mod diagnose;
 mod encode;
 mod error;
@@ -27,10 +29,11 @@ mod framing;
 mod request;
 mod response;
 mod target;
+mod trailer;
 
-pub use body::{BodyDecoder, BodyError, Decoded};
+pub use body::{BodyDecoder, Decoded};
 pub use encode::{reason_phrase, write_chunk_header, write_hex, write_status_line, write_u64};
-pub use error::{HeadError, RequestError, ResponseError};
+pub use error::{BodyError, HeadError, RequestError, ResponseError};
 pub use request::parse_request;
 pub use response::parse_response;
 

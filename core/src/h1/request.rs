@@ -138,3 +138,6 @@ fn body(method: Method, facts: &Facts) -> Result<BodyLength, RequestError> {
         _ => Ok(body),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,100 @@ fn strip_prefix<'b>(text: &'b [u8], prefix: &[u8]) -> Option<&'b [u8]> {
     let (start, rest) = text.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(target: &str, method: Method) -> Result<(String, Option<(Scheme, String)>), RequestError> {
+        let head = format!("{target} HTTP/1.1\r\n");
+        let head = head.as_bytes();
+        let target = parse(head, &head[..target.len()], method)?;
+        let text = |span: Span| String::from_utf8(span.of(head).to_vec()).unwrap();
+        Ok((text(target.path), target.absolute.map(|(scheme, authority)| (scheme, text(authority)))))
+    }
+
+    #[test]
+    fn the_origin_form_is_passed_as_it_is() {
+        for target in [
+            "/",
+            "//",
+            "//example.com/x",
+            "/a/../b/./c",
+            "/a?b=c&d=%20%zz",
+            "/?",
+            "/a??b",
+            "/:80@x",
+            "/\"<>\\^`{|}",
+            "/*",
+            "/http://example.com/",
+        ] {
+            assert_eq!(read(target, Method::Get), Ok((target.into(), None)), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_absolute_form_is_taken_apart() {
+        for (target, scheme, authority, path) in [
+            ("http://example.com/", Scheme::Http, "example.com", "/"),
+            ("http://example.com", Scheme::Http, "example.com", ""),
+            ("HTTP://Example.com:8080/a?b", Scheme::Http, "Example.com:8080", "/a?b"),
+            ("https://[::1]:443/a/b", Scheme::Https, "[::1]:443", "/a/b"),
+            ("hTTpS://a//b", Scheme::Https, "a", "//b"),
+            ("http://a/http://b@c/", Scheme::Http, "a", "/http://b@c/"),
+        ] {
+            let expected = (path.to_owned(), Some((scheme, authority.to_owned())));
+            assert_eq!(read(target, Method::Get), Ok(expected), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_asterisk_is_for_options() {
+        assert_eq!(read("*", Method::Options), Ok(("*".into(), None)));
+        assert_eq!(read("*", Method::Get), Err(RequestError::AsteriskTarget));
+        assert_eq!(read("*", Method::Other), Err(RequestError::AsteriskTarget));
+        assert_eq!(read("**", Method::Options), Err(RequestError::BadTargetForm));
+        assert_eq!(read("*/", Method::Options), Err(RequestError::BadTargetForm));
+    }
+
+    #[test]
+    fn connect_is_refused_whatever_its_target() {
+        for target in ["example.com:443", "/", "*", "http://example.com/"] {
+            assert_eq!(read(target, Method::Connect), Err(RequestError::Connect), "{target}");
+        }
+    }
+
+    #[test]
+    fn other_targets_are_refused() {
+        for (target, error) in [
+            ("index.html", RequestError::BadTargetForm),
+            ("example.com:443", RequestError::BadTargetForm),
+            ("example.com/a", RequestError::BadTargetForm),
+            ("?a=b", RequestError::BadTargetForm),
+            ("\\", RequestError::BadTargetForm),
+            ("ftp://example.com/", RequestError::BadTargetForm),
+            ("ws://example.com/", RequestError::BadTargetForm),
+            ("http:/example.com/", RequestError::BadTargetForm),
+            ("http:example.com/", RequestError::BadTargetForm),
+            ("http", RequestError::BadTargetForm),
+            ("http://example.com?a", RequestError::BadTargetForm),
+            ("http://", RequestError::BadTargetAuthority),
+            ("http:///a", RequestError::BadTargetAuthority),
+            ("http://?a", RequestError::BadTargetAuthority),
+            ("http://:80/", RequestError::BadTargetAuthority),
+            ("http://user@example.com/", RequestError::BadTargetAuthority),
+            ("http://user:pw@example.com/", RequestError::BadTargetAuthority),
+            ("http://example.com:x/", RequestError::BadTargetAuthority),
+            ("http://example.com\\@evil.example/", RequestError::BadTargetAuthority),
+            ("http://a,b/", RequestError::BadTargetAuthority),
+            ("/a#b", RequestError::FragmentInTarget),
+            ("/#", RequestError::FragmentInTarget),
+            ("#", RequestError::FragmentInTarget),
+            ("http://example.com#@evil.example/", RequestError::FragmentInTarget),
+            ("/\u{e9}", RequestError::BadTarget),
+            ("/a?\u{e9}", RequestError::BadTarget),
+        ] {
+            assert_eq!(read(target, Method::Get), Err(error), "{target}");
+        }
+    }
+}
