@@ -1,0 +1,11 @@
+//! End-to-end tests: the proxy as a process, seen from outside through real sockets with exact bytes.
+//!
+//! One module per subject; the harness is in [`support`].
+
+// Helpers of tests may panic as tests do, and the numbers they cast are small.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+
+mod harness;
+mod http1;
+mod strictness;
+mod support;
