@@ -7,5 +7,7 @@
 
 mod harness;
 mod http1;
+mod limits;
+mod responses;
 mod strictness;
 mod support;
