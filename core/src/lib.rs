@@ -5,3 +5,8 @@
 
 pub mod base;
 pub mod config;
+pub mod h1;
+pub mod proxy;
+pub mod ring;
+pub mod route;
+pub mod upstream;

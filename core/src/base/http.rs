@@ -146,10 +146,8 @@ impl FieldKind {
                 | Self::ContentLength
                 | Self::TransferEncoding
                 | Self::Te
-                | Self::Trailer
                 | Self::Upgrade
                 | Self::Http2Settings
-                | Self::Expect
         )
     }
 }

@@ -18,10 +18,14 @@ use crate::base::clock::Millis;
 pub struct Model {
     /// Process-wide settings.
     pub server: Server,
+    /// Where the admin interface listens; `None` for no admin interface.
+    pub admin: Option<Admin>,
     /// Listeners in the order of the file.
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters in the order of the file; [`ClusterIndex`] points here.
     pub clusters: Vec<Arc<Cluster>>,
+    /// What is allowed but hardly meant, such as a route that no request can reach; for the log.
+    pub warnings: Vec<String>,
 }
 
 /// Position of a cluster in [`Model::clusters`].
@@ -38,6 +42,13 @@ pub struct Server {
     pub buffer_size: usize,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_timeout_ms: Millis,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Address to bind.
+    pub address: Address,
 }
 
 /// Where to listen or to connect.
@@ -70,6 +81,7 @@ pub struct Listener {
 
 /// Protocol of a listener.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there are few, and each lies behind an `Arc` already
 pub enum Protocol {
     /// HTTP/1.1 and 1.0.
     Http(HttpListener),

@@ -1,0 +1,191 @@
+//! The command line. Names and meanings of the options are Envoy's.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
+/// Workers at most: more than any machine has cores, few enough that a mistyped number does no harm.
+const MAX_WORKERS: usize = 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  ouro                                   a demo: http://127.0.0.1:8080, admin on http://127.0.0.1:9901
+  ouro -c ouro.toml                      serve
+  ouro -c ouro.toml --mode validate      show every error of a configuration and exit
+  ouro -c ouro.toml --concurrency 2 -l debug
+
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration.";
+
+/// A reverse proxy whose process can be replaced while its connections live on.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "ouro", version, about, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Args {
+    /// Configuration file (TOML); without it, a built-in demo runs.
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub config_path: Option<PathBuf>,
+
+    /// Worker threads, each with a ring of its own [default: the CPUs that this process may run on].
+    #[arg(long, value_name = "N", value_parser = workers)]
+    pub concurrency: Option<NonZeroUsize>,
+
+    /// Pin each worker to a CPU of its own, as long as there are enough.
+    #[arg(long)]
+    pub cpuset_threads: bool,
+
+    /// What to do.
+    #[arg(long, value_enum, default_value_t = Mode::Serve)]
+    pub mode: Mode,
+
+    /// How much to log.
+    #[arg(short = 'l', long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// File to log to [default: standard error].
+    #[arg(long, value_name = "FILE")]
+    pub log_path: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Serve traffic.
+    Serve,
+    /// Check the configuration, then exit: with 0 if it is right, with 2 and every error if it is not.
+    Validate,
+}
+
+/// How much is logged; each level includes those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// What helps to find a fault.
+    Debug,
+    /// What an operator wants to know.
+    Info,
+    /// What may become a problem.
+    #[value(alias = "warning")]
+    Warn,
+    /// What has failed.
+    #[value(alias = "critical")]
+    Error,
+    /// Nothing.
+    Off,
+}
+
+/// The command line of this process. Wrong usage and `--help` end it, with exit codes 2 and 0.
+#[must_use]
+pub fn parse() -> Args {
+    Args::parse()
+}
+
+impl Args {
+    /// Number of workers to start.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.concurrency.map_or_else(default_workers, NonZeroUsize::get)
+    }
+
+    /// The CPU of each worker with `--cpuset-threads`; empty without it, and where there are fewer CPUs than workers:
+    /// two workers on one CPU would wait for each other while the scheduler could have found them a better place.
+    #[must_use]
+    pub fn worker_cpus(&self) -> Vec<usize> {
+        let mut cpus = if self.cpuset_threads { allowed_cpus() } else { Vec::new() };
+        let workers = self.workers();
+        if cpus.len() < workers {
+            return Vec::new();
+        }
+        cpus.truncate(workers);
+        cpus
+    }
+}
+
+impl LogLevel {
+    /// The level as `tracing` has it; `None` for [`LogLevel::Off`].
+    #[must_use]
+    pub const fn to_tracing(self) -> Option<tracing::Level> {
+        match self {
+            Self::Trace => Some(tracing::Level::TRACE),
+            Self::Debug => Some(tracing::Level::DEBUG),
+            Self::Info => Some(tracing::Level::INFO),
+            Self::Warn => Some(tracing::Level::WARN),
+            Self::Error => Some(tracing::Level::ERROR),
+            Self::Off => None,
+        }
+    }
+}
+
+fn default_workers() -> usize {
+    let cpus = match allowed_cpus().len() {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        cpus => cpus,
+    };
+    cpus.min(MAX_WORKERS)
+}
+
+/// The CPUs that the affinity of this process allows, in ascending order; empty if the kernel does not tell.
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= MAX_WORKERS);
+    number.ok_or_else(|| format!("expected a number from 1 to {MAX_WORKERS}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("ouro").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_have_their_defaults() {
+        let args = parse("").unwrap();
+        assert_eq!(args.config_path, None);
+        assert_eq!((args.mode, args.log_level), (Mode::Serve, LogLevel::Info));
+        assert!(args.workers() >= 1);
+        assert!(args.worker_cpus().is_empty());
+    }
+
+    #[test]
+    fn options_are_read() {
+        let line = "-c o.toml --concurrency 3 --cpuset-threads --mode validate -l warning --log-path o.log";
+        let args = parse(line).unwrap();
+        assert_eq!(args.config_path, Some(PathBuf::from("o.toml")));
+        assert_eq!(args.workers(), 3);
+        assert_eq!((args.mode, args.log_level), (Mode::Validate, LogLevel::Warn));
+        assert_eq!(args.log_path, Some(PathBuf::from("o.log")));
+        assert_eq!(args.log_level.to_tracing(), Some(tracing::Level::WARN));
+    }
+
+    #[test]
+    fn each_pinned_worker_has_a_cpu_of_its_own() {
+        let cpus = parse("--cpuset-threads --concurrency 1").unwrap().worker_cpus();
+        assert_eq!(cpus, allowed_cpus()[..1]);
+        assert!(parse("--cpuset-threads --concurrency 1024").unwrap().worker_cpus().is_empty());
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in ["--concurrency 0", "--concurrency 1025", "--mode run", "--nonsense", "stray", "-l loud"]
+        {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("--help").unwrap_err().exit_code(), 0);
+        assert_eq!(parse("--version").unwrap_err().exit_code(), 0);
+    }
+}

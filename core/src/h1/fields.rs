@@ -1,0 +1,137 @@
+//! The table of header fields, and what the fields say that decide how a message is handled.
+
+use super::{
+    bytes::{self, is_space, is_token_byte, is_value_byte},
+    connection,
+    error::HeadError,
+    framing,
+};
+use crate::base::http::{Field, FieldKind, Fields, Span, Version};
+
+/// Room for the fields of a head on the stack; filled by `httparse`, hence not initialised.
+pub(super) type Slots<'b> = [std::mem::MaybeUninit<httparse::Header<'b>>; crate::base::limits::MAX_HEADERS];
+
+/// What the fields of one head say, with every contradiction already refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    /// `Host`, not yet validated.
+    pub(super) host: Option<Span>,
+    /// More than one `Host`.
+    pub(super) repeated_host: bool,
+    /// `Content-Length`; never together with `chunked`.
+    pub(super) content_length: Option<u64>,
+    /// `Transfer-Encoding: chunked`.
+    pub(super) chunked: bool,
+    /// `Connection`.
+    pub(super) options: connection::Options,
+    /// The one `Upgrade` field, where it goes with the connection option, in HTTP/1.1 only.
+    pub(super) upgrade: Option<Span>,
+    /// `Expect: 100-continue`.
+    pub(super) expect_continue: bool,
+    /// An expectation other than that.
+    pub(super) unknown_expectation: bool,
+}
+
+/// Fills the table from the parsed lines and reads the fields that matter. `head` is the whole head, from the first
+/// received byte to the end of the empty line.
+pub(super) fn collect(
+    head: &[u8],
+    version: Version,
+    lines: &[httparse::Header<'_>],
+    fields: &mut Fields,
+) -> Result<Facts, HeadError> {
+    let mut facts = Facts::default();
+    let mut upgrades = 0u32;
+    let mut connections = false;
+    let mut transfer_encoding = false;
+    for line in lines {
+        let start = bytes::position(head, line.name.as_bytes());
+        // A line begins where the one before has ended, so this is how every line but the last is seen to end with
+        // CR LF; `httparse` takes LF alone.
+        if head.get(start.wrapping_sub(2)..start) != Some(b"\r\n") {
+            return Err(HeadError::BareLf);
+        }
+        let name_len = u16::try_from(line.name.len()).map_err(|_| HeadError::FieldNameTooLong)?;
+        let value = bytes::span(head, line.value);
+        let kind = FieldKind::of(line.name.as_bytes());
+        fields.push(Field {
+            start: bytes::offset(start),
+            name_len,
+            kind,
+            named_by_connection: false,
+            value_start: value.start,
+            value_end: value.end,
+        });
+        match kind {
+            FieldKind::Host => facts.repeated_host |= facts.host.replace(value).is_some(),
+            FieldKind::Connection => connections = true,
+            FieldKind::ContentLength => {
+                let length = framing::content_length(line.value)?;
+                if facts.content_length.replace(length).is_some() {
+                    return Err(HeadError::RepeatedContentLength);
+                }
+            }
+            FieldKind::TransferEncoding => {
+                if std::mem::replace(&mut transfer_encoding, true) {
+                    return Err(HeadError::RepeatedTransferEncoding);
+                }
+                if version == Version::Http10 {
+                    return Err(HeadError::TransferEncodingInHttp10);
+                }
+                framing::transfer_encoding(line.value)?;
+                facts.chunked = true;
+            }
+            FieldKind::Upgrade => {
+                facts.upgrade = Some(value);
+                upgrades += 1;
+            }
+            FieldKind::Expect if line.value.eq_ignore_ascii_case(b"100-continue") => {
+                facts.expect_continue = true
+            }
+            FieldKind::Expect => facts.unknown_expectation = true,
+            _ => {}
+        }
+    }
+    if !head.ends_with(b"\r\n\r\n") {
+        return Err(HeadError::BareLf);
+    }
+    if facts.chunked && facts.content_length.is_some() {
+        return Err(HeadError::LengthWithTransferEncoding);
+    }
+    if connections {
+        facts.options = connection::options(head, fields)?;
+    }
+    // Several `Upgrade` fields are one list that a span cannot show; the offer may be ignored, so it is.
+    if !facts.options.upgrade || upgrades != 1 || version == Version::Http10 {
+        facts.upgrade = None;
+    }
+    facts.upgrade = facts.upgrade.filter(|protocol| !protocol.is_empty());
+    Ok(facts)
+}
+
+/// Checks one field line that came without its CR LF, and returns the length of its name.
+/// RFC 9112 section 5.
+pub(super) fn check_line(line: &[u8]) -> Result<usize, HeadError> {
+    if line.first().is_some_and(|first| is_space(*first)) {
+        return Err(HeadError::FoldedField);
+    }
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return Err(if line.contains(&b'\r') { HeadError::BareCr } else { HeadError::MissingColon });
+    };
+    let (name, value) = line.split_at(colon);
+    match name.last() {
+        None => return Err(HeadError::EmptyFieldName),
+        Some(last) if is_space(*last) => return Err(HeadError::SpaceBeforeColon),
+        Some(_) => {}
+    }
+    if name.len() > usize::from(u16::MAX) {
+        return Err(HeadError::FieldNameTooLong);
+    }
+    if let Some(bad) = name.iter().find(|byte| !is_token_byte(**byte)) {
+        return Err(if *bad == b'\r' { HeadError::BareCr } else { HeadError::BadFieldName });
+    }
+    if let Some(bad) = value.iter().find(|byte| !is_value_byte(**byte)) {
+        return Err(if *bad == b'\r' { HeadError::BareCr } else { HeadError::BadFieldValue });
+    }
+    Ok(colon)
+}

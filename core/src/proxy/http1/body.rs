@@ -1,0 +1,188 @@
+//! A body on its way from one side to the other: decoded, and framed anew for the receiver.
+//!
+//! Data is not copied: the received chunk is the chunk that is sent. Only small pieces are copied behind the framing
+//! (or the head) that goes before them, because that is cheaper than one more vector.
+
+use crate::base::http::BodyLength;
+use crate::base::limits;
+use crate::h1::{self, BodyDecoder, BodyError, Decoded};
+use crate::ring::{Chunk, Ring, Socket, WriteBuf};
+
+/// How a body is framed for its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// As it is: its length is known, or the end of the connection ends it.
+    Identity,
+    /// In chunks.
+    Chunked,
+    /// Nobody wants it.
+    Discard,
+}
+
+/// Why a body did not arrive whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyFault {
+    /// Its framing is broken.
+    Bad(BodyError),
+    /// It is longer than allowed.
+    TooLarge,
+    /// The sender is gone.
+    Gone,
+}
+
+/// A body in transit.
+#[derive(Debug)]
+pub(super) struct Body {
+    decoder: BodyDecoder,
+    framing: Framing,
+    /// Its last byte has been passed on.
+    pub(super) done: bool,
+    /// Bytes of data so far.
+    pub(super) bytes: u64,
+    limit: u64,
+}
+
+impl Body {
+    pub(super) fn new(length: BodyLength, framing: Framing, limit: u64) -> Self {
+        let decoder = BodyDecoder::new(length);
+        let done = decoder.is_done();
+        Self { decoder, framing, done, bytes: 0, limit }
+    }
+
+    /// No body at all.
+    pub(super) fn none() -> Self {
+        Self::new(BodyLength::None, Framing::Identity, u64::MAX)
+    }
+
+    /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first.
+    pub(super) fn pump(
+        &mut self,
+        ring: &Ring,
+        from: &Socket,
+        to: Option<&Socket>,
+        lead: Option<WriteBuf>,
+    ) -> Result<(), BodyFault> {
+        let mut out = Outgoing { ring, to, pending: lead };
+        let result = self.pump_into(from, &mut out);
+        out.flush();
+        result
+    }
+
+    fn pump_into(&mut self, from: &Socket, out: &mut Outgoing<'_>) -> Result<(), BodyFault> {
+        let mut room = limits::SEND_HIGH_WATER_BYTES.saturating_sub(out.unsent());
+        while !self.done {
+            if room == 0 {
+                out.wake_when_drained();
+                return Ok(());
+            }
+            let Some(chunk) = from.receive() else {
+                let status = from.status();
+                if status.recv_error != 0 {
+                    return Err(BodyFault::Gone);
+                }
+                if status.eof {
+                    self.decoder.on_eof().map_err(|_| BodyFault::Gone)?;
+                    self.finish(out);
+                }
+                return Ok(());
+            };
+            room = room.saturating_sub(chunk.len());
+            self.decode(from, chunk, out)?;
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, from: &Socket, mut chunk: Chunk, out: &mut Outgoing<'_>) -> Result<(), BodyFault> {
+        while !chunk.is_empty() && !self.done {
+            match self.decoder.decode(chunk.as_slice()).map_err(BodyFault::Bad)? {
+                Decoded::Data { skip, len } => {
+                    chunk.advance(skip);
+                    self.bytes += len as u64;
+                    if self.bytes > self.limit {
+                        return Err(BodyFault::TooLarge);
+                    }
+                    let data = chunk.split_to(len);
+                    match self.framing {
+                        Framing::Identity => out.data(data, false),
+                        Framing::Chunked => out.chunk(data),
+                        Framing::Discard => {}
+                    }
+                }
+                Decoded::NeedMore { .. } => return Ok(()),
+                Decoded::End { skip } => chunk.advance(skip),
+            }
+            if self.decoder.is_done() {
+                self.finish(out);
+            }
+        }
+        from.unread(chunk);
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut Outgoing<'_>) {
+        self.done = true;
+        if self.framing == Framing::Chunked {
+            let buf = out.buf();
+            buf.extend_from_slice(b"0\r\n");
+            if let Some(trailers) = self.decoder.take_trailers() {
+                buf.extend_from_slice(&trailers);
+            }
+            buf.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Where the body goes: framing and small pieces are gathered, large pieces go by reference.
+struct Outgoing<'a> {
+    ring: &'a Ring,
+    to: Option<&'a Socket>,
+    pending: Option<WriteBuf>,
+}
+
+impl Outgoing<'_> {
+    fn unsent(&self) -> usize {
+        self.to.map_or(0, |to| to.status().unsent)
+    }
+
+    fn wake_when_drained(&self) {
+        if let Some(to) = self.to {
+            #[allow(clippy::cast_possible_truncation)] // a small constant
+            to.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
+        }
+    }
+
+    fn buf(&mut self) -> &mut Vec<u8> {
+        let ring = self.ring;
+        &mut self.pending.get_or_insert_with(|| ring.write_buf()).bytes
+    }
+
+    /// Queues data; `gather` makes a buffer for small pieces where there is none yet.
+    fn data(&mut self, data: Chunk, gather: bool) {
+        if data.len() <= limits::INLINE_BODY_BYTES && (gather || self.pending.is_some()) {
+            let buf = self.buf();
+            buf.extend_from_slice(data.as_slice());
+            if buf.len() > 8 * limits::INLINE_BODY_BYTES {
+                self.flush();
+            }
+            return;
+        }
+        self.flush();
+        if let Some(to) = self.to {
+            to.send(data);
+        }
+    }
+
+    /// Queues data as a chunk of a chunked body.
+    fn chunk(&mut self, data: Chunk) {
+        let len = data.len();
+        h1::write_chunk_header(self.buf(), len);
+        self.data(data, true);
+        self.buf().extend_from_slice(b"\r\n");
+    }
+
+    fn flush(&mut self) {
+        if let (Some(buf), Some(to)) = (self.pending.take(), self.to) {
+            to.send(buf.freeze());
+        }
+    }
+}

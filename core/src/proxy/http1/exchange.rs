@@ -1,0 +1,370 @@
+//! One request and its response: the connection upstream, both bodies, and what is known so far.
+
+use std::rc::Rc;
+
+use super::body::{Body, BodyFault, Framing};
+use super::response;
+use crate::base::clock::{Millis, NEVER, deadline};
+use crate::base::http::{BodyLength, Method, Version};
+use crate::config::model::{HttpListener, Route};
+use crate::proxy::access_log::address_text;
+use crate::proxy::relay::Direction;
+use crate::proxy::{Context, Record};
+use crate::ring::{Chunk, Link, Socket, Status, WriteBuf};
+use crate::upstream::{Cluster, Endpoint, Lease};
+
+/// What a session lends its exchange for one call.
+pub(super) struct Env<'a> {
+    pub(super) context: &'a Context,
+    pub(super) http: &'a HttpListener,
+    pub(super) down: &'a Socket,
+    pub(super) now: Millis,
+}
+
+/// How far an exchange has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// It goes on when something happens, or at this time.
+    Wait(Millis),
+    /// Request and response are over (or the rest of the request is not wanted: then `keep_alive` is false).
+    Finished { keep_alive: bool },
+    /// Both sides have agreed on another protocol.
+    Tunnel,
+    /// The client is to be told this.
+    Fail(u16, &'static str),
+    /// Nothing more can be said to the client. `truncated`: the response was cut off in the middle.
+    Abort { truncated: bool },
+}
+
+/// Where the response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResponseState {
+    /// Its head has not come yet.
+    Head,
+    /// Its head is on its way to the client.
+    Body,
+    /// It is over.
+    Done,
+}
+
+/// The upstream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upstream {
+    /// Not chosen yet.
+    None,
+    /// Being connected since then.
+    Connecting(Millis),
+    /// The request is on its way.
+    Connected,
+}
+
+/// See the module.
+pub struct Exchange {
+    /// Where it goes; `None` when the proxy answered itself and only the rest of the request is awaited.
+    pub(super) cluster: Option<Rc<Cluster>>,
+    lease: Option<Lease>,
+    tried: Vec<Rc<Endpoint>>,
+    pub(super) up: Option<Socket>,
+    upstream: Upstream,
+    /// Requests that the upstream connection served before.
+    up_requests: u32,
+    /// A fresh connection is wanted: a pooled one turned out to be closed.
+    fresh: bool,
+    /// Head of a request without body, kept to repeat it until the response begins.
+    pub(super) head: Option<Chunk>,
+    /// Head of a request with a body; it goes together with the first piece.
+    pub(super) lead: Option<WriteBuf>,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    /// Position of the route in the listener's list.
+    pub(super) route: u32,
+    /// The client is willing to go on, and so are we.
+    pub(super) keep_alive: bool,
+    /// The client waits for 100 before it sends the body.
+    pub(super) expect_continue: bool,
+    /// The request asks for an upgrade that is allowed.
+    pub(super) upgrade: bool,
+    pub(super) request: Body,
+    pub(super) response: Body,
+    pub(super) response_state: ResponseState,
+    /// A part of the response head.
+    pub(super) partial: Vec<u8>,
+    pub(super) informational: u32,
+    /// The upstream connection can serve another request after this one.
+    pub(super) up_keep_alive: bool,
+    /// The client learns the end of the body from the end of the connection.
+    pub(super) until_close: bool,
+    pub(super) started: Millis,
+    /// When the request was completely passed on.
+    pub(super) sent_at: Millis,
+    pub(super) request_deadline: Millis,
+    pub(super) upward: Direction,
+    pub(super) downward: Direction,
+    pub(super) record: Option<Box<Record>>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            lease: None,
+            tried: Vec::new(),
+            up: None,
+            upstream: Upstream::None,
+            up_requests: 0,
+            fresh: false,
+            head: None,
+            lead: None,
+            method: Method::Get,
+            version: Version::Http11,
+            route: 0,
+            keep_alive: false,
+            expect_continue: false,
+            upgrade: false,
+            request: Body::none(),
+            response: Body::none(),
+            response_state: ResponseState::Head,
+            partial: Vec::new(),
+            informational: 0,
+            up_keep_alive: false,
+            until_close: false,
+            started: 0,
+            sent_at: 0,
+            request_deadline: NEVER,
+            upward: Direction::default(),
+            downward: Direction::default(),
+            record: None,
+        }
+    }
+}
+
+impl Exchange {
+    /// Does all that can be done now.
+    pub(super) fn advance(&mut self, env: &Env<'_>) -> Progress {
+        let down = env.down.status();
+        if down.recv_error != 0 || down.send_error != 0 {
+            return Progress::Abort { truncated: false };
+        }
+        loop {
+            if self.cluster.is_some() && self.upstream != Upstream::Connected {
+                match self.connect(env) {
+                    Ok(()) => {}
+                    Err(progress) => return progress,
+                }
+            }
+            if let Err(fault) = self.pump_request(env) {
+                return self.request_fault(fault);
+            }
+            match self.pump_response(env) {
+                Some(progress) => return progress,
+                // A pooled connection was closed under the request: once more, on a fresh one.
+                None if self.cluster.is_some() && self.upstream != Upstream::Connected => {}
+                None => break,
+            }
+        }
+        if self.response_state == ResponseState::Done {
+            return self.finish(env);
+        }
+        self.wait(env)
+    }
+
+    /// The route that the request took.
+    pub(super) fn route<'r>(&self, http: &'r HttpListener) -> Option<&'r Route> {
+        http.routes.get(self.route as usize)
+    }
+
+    /// Whether the response has begun, so that no other can be sent.
+    pub(super) fn has_answered(&self) -> bool {
+        self.response_state != ResponseState::Head
+    }
+
+    fn connect(&mut self, env: &Env<'_>) -> Result<(), Progress> {
+        let Some(cluster) = self.cluster.clone() else { return Ok(()) };
+        let mut failure = (503, "No endpoint of the upstream is available.");
+        loop {
+            if let Upstream::Connecting(since) = self.upstream {
+                let expires = deadline(since, cluster.config.connect_timeout_ms).min(self.request_deadline);
+                match self.up.as_ref().map(|up| up.status().link) {
+                    Some(Link::Connected) => {
+                        self.start_sending(env.now);
+                        return Ok(());
+                    }
+                    Some(Link::Connecting) if env.now < expires => return Err(Progress::Wait(expires)),
+                    Some(Link::Connecting) => failure = (504, "Connecting to the upstream took too long."),
+                    _ => failure = (502, "The upstream could not be connected to."),
+                }
+                self.up = None;
+                self.upstream = Upstream::None;
+                if self.request_deadline <= env.now {
+                    return Err(Progress::Fail(504, "The request took too long."));
+                }
+            }
+            if self.tried.len() >= cluster.config.connect_attempts as usize {
+                return Err(Progress::Fail(failure.0, failure.1));
+            }
+            // A request that failed on a pooled connection is repeated at the same endpoint.
+            let again = if self.fresh && self.tried.is_empty() { self.lease.take() } else { None };
+            let lease = again.or_else(|| cluster.pick(&self.tried, &mut env.context.random.borrow_mut()));
+            let Some(lease) = lease else { return Err(Progress::Fail(failure.0, failure.1)) };
+            if !self.fresh {
+                let repeatable = self.head.is_some() && self.method.is_idempotent();
+                if let Some(pooled) = cluster.checkout(lease.endpoint(), env.now, repeatable) {
+                    self.up_requests = pooled.requests;
+                    pooled.socket.attach(env.context.ring.current_task());
+                    self.up = Some(pooled.socket);
+                    self.lease = Some(lease);
+                    self.start_sending(env.now);
+                    return Ok(());
+                }
+            }
+            self.tried.push(Rc::clone(lease.endpoint()));
+            let Ok(up) = lease.endpoint().connect(&env.context.ring) else {
+                return Err(Progress::Fail(503, "The proxy has no socket left to connect with."));
+            };
+            up.attach(env.context.ring.current_task());
+            self.up = Some(up);
+            self.up_requests = 0;
+            self.lease = Some(lease);
+            self.upstream = Upstream::Connecting(env.now);
+        }
+    }
+
+    fn start_sending(&mut self, now: Millis) {
+        self.upstream = Upstream::Connected;
+        if let (Some(up), Some(head)) = (&self.up, &self.head) {
+            up.send(head.clone());
+            self.sent_at = now;
+        }
+    }
+
+    fn pump_request(&mut self, env: &Env<'_>) -> Result<(), BodyFault> {
+        if self.request.done {
+            return Ok(());
+        }
+        let lead = self.lead.take();
+        self.request.pump(&env.context.ring, env.down, self.up.as_ref(), lead)?;
+        if self.request.done {
+            self.sent_at = env.now;
+        }
+        Ok(())
+    }
+
+    fn request_fault(&self, fault: BodyFault) -> Progress {
+        let (status, reason) = match fault {
+            BodyFault::Bad(error) => (400, error.reason()),
+            BodyFault::TooLarge if self.cluster.is_none() => return Progress::Finished { keep_alive: false },
+            BodyFault::TooLarge => (413, "The request body is larger than this proxy accepts."),
+            BodyFault::Gone => return Progress::Abort { truncated: false },
+        };
+        if self.has_answered() { Progress::Abort { truncated: true } } else { Progress::Fail(status, reason) }
+    }
+
+    /// `None`: nothing more to do for now, or (when the connection was given up) to be repeated.
+    fn pump_response(&mut self, env: &Env<'_>) -> Option<Progress> {
+        if self.response_state == ResponseState::Head
+            && let Some(progress) = response::read_head(self, env)
+        {
+            return Some(progress);
+        }
+        if self.response_state == ResponseState::Body {
+            let up = self.up.as_ref()?;
+            if let Err(fault) = self.response.pump(&env.context.ring, up, Some(env.down), None) {
+                tracing::debug!(?fault, "the upstream broke off its response");
+                return Some(Progress::Abort { truncated: true });
+            }
+            if self.response.done {
+                self.response_state = ResponseState::Done;
+            }
+        }
+        None
+    }
+
+    /// The upstream connection ended before the response began. Says whether the request can be repeated; then the
+    /// exchange is set back to connect afresh.
+    pub(super) fn set_back(&mut self) -> bool {
+        let pooled = self.up_requests > 0;
+        let repeatable = pooled
+            && !self.fresh
+            && self.head.is_some()
+            && self.method.is_idempotent()
+            && self.partial.is_empty()
+            && self.informational == 0;
+        if repeatable {
+            self.fresh = true;
+            self.up = None;
+            self.upstream = Upstream::None;
+        }
+        repeatable
+    }
+
+    /// The response is over.
+    fn finish(&mut self, env: &Env<'_>) -> Progress {
+        if !self.request.done {
+            if self.cluster.is_none() {
+                return self.wait(env);
+            }
+            // The origin did not want the rest of the request; neither do we.
+            self.up = None;
+            return Progress::Finished { keep_alive: false };
+        }
+        if let (Some(up), Some(lease), Some(cluster), true) =
+            (self.up.take(), &self.lease, &self.cluster, self.up_keep_alive)
+        {
+            cluster.checkin(lease.endpoint(), up, self.up_requests + 1, env.now);
+        }
+        Progress::Finished { keep_alive: self.keep_alive && !self.until_close }
+    }
+
+    fn wait(&self, env: &Env<'_>) -> Progress {
+        let down = env.down.status();
+        let up = self.up.as_ref().map(Socket::status);
+        let activity = up.map_or(down.activity, |up: Status| up.activity.max(down.activity));
+        let awaiting_head = self.request.done && self.response_state == ResponseState::Head;
+        let expires = match (&self.cluster, awaiting_head) {
+            (Some(cluster), true) => deadline(self.sent_at, cluster.config.response_timeout_ms),
+            _ => deadline(activity, env.http.timeouts.stream_idle_ms),
+        };
+        if self.request_deadline.min(expires) > env.now {
+            return Progress::Wait(self.request_deadline.min(expires));
+        }
+        if self.has_answered() {
+            return Progress::Abort { truncated: true };
+        }
+        if self.request_deadline <= env.now {
+            return Progress::Fail(504, "The request took too long.");
+        }
+        if awaiting_head || up.is_some_and(|up| up.unsent > 0) {
+            return Progress::Fail(504, "The upstream took too long to answer.");
+        }
+        Progress::Fail(408, "The request body did not arrive in time.")
+    }
+
+    /// The client that asked for a body piece by piece is told so when the proxy answers before it came.
+    pub(super) fn framing_for(length: BodyLength) -> Framing {
+        match length {
+            BodyLength::Chunked => Framing::Chunked,
+            _ => Framing::Identity,
+        }
+    }
+
+    /// Completes the record for the access log.
+    pub(super) fn complete_record(&mut self, now: Millis, outcome: &str) -> Option<Box<Record>> {
+        let mut record = self.record.take()?;
+        record.request_bytes = self.request.bytes;
+        record.response_bytes += self.response.bytes;
+        record.duration_ms = now.saturating_sub(self.started);
+        record.upstream =
+            self.lease.as_ref().map(|lease| address_text(&lease.endpoint().address)).unwrap_or_default();
+        record.outcome = outcome.into();
+        Some(record)
+    }
+
+    /// Makes it as good as new, keeping what its vectors have allocated.
+    pub(super) fn clear(&mut self) {
+        let mut tried = std::mem::take(&mut self.tried);
+        let mut partial = std::mem::take(&mut self.partial);
+        tried.clear();
+        partial.clear();
+        *self = Self { tried, partial, ..Self::default() };
+    }
+}

@@ -1,0 +1,301 @@
+//! An HTTP/1 session: requests on one client connection, one after the other.
+//!
+//! | phase | waits for | then |
+//! |---|---|---|
+//! | `Head` | a request head | `Exchange`, or a reply of our own |
+//! | `Exchange` | origin and client, both ways at once | `Head`, `Tunnel` or `Closing` |
+//! | `Tunnel` | bytes, both ways | the end |
+//! | `Closing` | our last bytes to be taken, the client to hang up | the end |
+//!
+//! `mod.rs` has the phases, `request.rs` what is done with a request head, `exchange.rs` the connection upstream and
+//! what ends an exchange, `response.rs` what is done with a response head, `body.rs` the bodies of both.
+
+mod body;
+mod exchange;
+mod request;
+mod response;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use self::exchange::{Env, Progress};
+use super::context::{Context, HttpService, Permit};
+use super::relay::{Outcome, pump_both};
+use super::reply::{self, Reply};
+use super::{Session, Step};
+use crate::base::clock::{Millis, deadline};
+use crate::base::http::{Method, Version};
+use crate::base::limits;
+use crate::ring::{Ring, Socket};
+
+pub use self::exchange::Exchange;
+
+/// Exchanges kept for reuse per worker.
+const SPARE_EXCHANGES: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Head,
+    Exchange,
+    Tunnel,
+    Closing,
+}
+
+/// How a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Close {
+    /// The client has asked for it and says nothing more.
+    Plain,
+    /// The client may still be sending: its bytes are thrown away for a while, so that it gets to read our last words.
+    Linger,
+    /// A cut-off that must not look like an end.
+    Reset,
+}
+
+/// A client connection that speaks HTTP/1.
+pub struct Http1 {
+    context: Rc<Context>,
+    service: Rc<HttpService>,
+    /// `None` only while the session ends: resetting takes the socket.
+    down: Option<Socket>,
+    exchange: Option<Box<Exchange>>,
+    /// The part of a head that has come so far, where it did not come in one piece.
+    partial: Vec<u8>,
+    /// When the connection began to wait for the head (or for its rest).
+    since: Millis,
+    requests: u32,
+    phase: Phase,
+    close: Close,
+    /// FIN was sent, and when lingering ends.
+    lingering: Option<Millis>,
+    discarded: u32,
+    client: Option<IpAddr>,
+    _permit: Permit,
+}
+
+impl Http1 {
+    /// A session on an accepted connection.
+    #[must_use]
+    pub fn new(context: Rc<Context>, service: Rc<HttpService>, down: Socket, permit: Permit) -> Self {
+        let since = context.ring.now();
+        Self {
+            context,
+            service,
+            down: Some(down),
+            exchange: None,
+            partial: Vec::new(),
+            since,
+            requests: 0,
+            phase: Phase::Head,
+            close: Close::Plain,
+            lingering: None,
+            discarded: 0,
+            client: None,
+            _permit: permit,
+        }
+    }
+
+    /// One step; `None` when there is more to do at once.
+    fn step(&mut self) -> Option<Step> {
+        match self.phase {
+            Phase::Head => self.read_head(),
+            Phase::Exchange => self.run_exchange(),
+            Phase::Tunnel => self.run_tunnel(),
+            Phase::Closing => self.run_closing(),
+        }
+    }
+
+    fn run_exchange(&mut self) -> Option<Step> {
+        let (Some(mut exchange), Some(down)) = (self.exchange.take(), &self.down) else { return Some(Step::Done) };
+        let env = Env { context: &self.context, http: self.service.http(), down, now: self.context.ring.now() };
+        match exchange.advance(&env) {
+            Progress::Wait(deadline) => {
+                self.exchange = Some(exchange);
+                return Some(Step::Wait(deadline));
+            }
+            Progress::Tunnel => {
+                self.exchange = Some(exchange);
+                self.phase = Phase::Tunnel;
+            }
+            Progress::Finished { keep_alive } => {
+                let unfinished = !exchange.request.done;
+                let asked = !exchange.keep_alive || exchange.version == Version::Http10;
+                self.end_exchange(exchange, "");
+                if keep_alive {
+                    self.phase = Phase::Head;
+                    self.since = self.context.ring.now();
+                } else {
+                    let limited = self.requests >= self.service.http().limits.requests_per_connection;
+                    let plain = asked && !unfinished && !limited && !self.context.draining.get();
+                    self.start_closing(if plain { Close::Plain } else { Close::Linger });
+                }
+            }
+            Progress::Fail(status, reason) => {
+                let keep_alive = exchange.request.done && exchange.keep_alive && !self.context.draining.get();
+                let head_only = exchange.method == Method::Head;
+                let version = exchange.version;
+                exchange.up = None;
+                self.reply_error(status, reason, keep_alive, head_only, version, Some(&mut exchange));
+                self.end_exchange(exchange, reason);
+                self.after_reply(keep_alive);
+            }
+            Progress::Abort { truncated } => {
+                let reset = truncated && exchange.until_close;
+                self.end_exchange(exchange, if truncated { "cut off" } else { "client gone" });
+                if !truncated {
+                    return Some(Step::Done);
+                }
+                // What came of the response is still delivered.
+                self.start_closing(if reset { Close::Reset } else { Close::Linger });
+            }
+        }
+        None
+    }
+
+    fn run_tunnel(&mut self) -> Option<Step> {
+        let (Some(exchange), Some(down)) = (&mut self.exchange, &self.down) else { return Some(Step::Done) };
+        let Exchange { up: Some(up), upward, downward, .. } = &mut **exchange else { return Some(Step::Done) };
+        let outcome = pump_both(down, up, upward, downward);
+        let idle_since = down.status().activity.max(up.status().activity);
+        let expires = deadline(idle_since, self.service.http().timeouts.tunnel_idle_ms);
+        let text = match outcome {
+            Outcome::Open if expires > self.context.ring.now() => return Some(Step::Wait(expires)),
+            Outcome::Open => "idle timeout",
+            Outcome::Finished => "",
+            Outcome::Reset => "reset",
+        };
+        if let Some(mut exchange) = self.exchange.take() {
+            let up = exchange.up.take();
+            self.end_exchange(exchange, text);
+            if outcome == Outcome::Reset {
+                self.down.take().into_iter().chain(up).for_each(Socket::reset);
+            }
+        }
+        Some(Step::Done)
+    }
+
+    fn run_closing(&mut self) -> Option<Step> {
+        let Some(down) = &self.down else { return Some(Step::Done) };
+        let now = self.context.ring.now();
+        let status = down.status();
+        if status.send_error != 0 || status.recv_error != 0 {
+            return Some(Step::Done);
+        }
+        if status.unsent > 0 {
+            let expires = deadline(status.activity, self.service.http().timeouts.stream_idle_ms);
+            if expires <= now {
+                return Some(Step::Done);
+            }
+            down.wake_when_unsent_below(Some(0));
+            return Some(Step::Wait(expires));
+        }
+        match self.close {
+            Close::Plain if status.unread == 0 => return Some(Step::Done),
+            Close::Reset => {
+                if let Some(down) = self.down.take() {
+                    down.reset();
+                }
+                return Some(Step::Done);
+            }
+            Close::Plain | Close::Linger => {}
+        }
+        let end = *self.lingering.get_or_insert_with(|| {
+            down.shutdown_write();
+            now + limits::LINGER_MS
+        });
+        while let Some(chunk) = down.receive() {
+            #[allow(clippy::cast_possible_truncation)] // a chunk is a buffer at most
+            {
+                self.discarded = self.discarded.saturating_add(chunk.len() as u32);
+            }
+        }
+        if down.status().eof || now >= end || self.discarded as usize > limits::LINGER_BYTES {
+            return Some(Step::Done);
+        }
+        Some(Step::Wait(end))
+    }
+
+    fn start_closing(&mut self, close: Close) {
+        self.phase = Phase::Closing;
+        self.close = close;
+        self.partial = Vec::new();
+    }
+
+    /// What follows a reply of our own.
+    fn after_reply(&mut self, keep_alive: bool) {
+        if keep_alive {
+            self.phase = Phase::Head;
+            self.since = self.context.ring.now();
+        } else {
+            self.start_closing(Close::Linger);
+        }
+    }
+
+    fn reply_error(
+        &self,
+        status: u16,
+        reason: &str,
+        keep_alive: bool,
+        head_only: bool,
+        version: Version,
+        exchange: Option<&mut Exchange>,
+    ) {
+        let body = reply::error_body(status, reason);
+        if let Some(record) = exchange.and_then(|e| e.record.as_mut()) {
+            record.status = status;
+            record.response_bytes = if head_only { 0 } else { body.len() as u64 };
+        }
+        self.send_reply(&Reply {
+            status,
+            body: &body,
+            content_type: "text/plain; charset=utf-8",
+            location: None,
+            edits: None,
+            keep_alive,
+            head_only,
+            version,
+        });
+    }
+
+    fn send_reply(&self, reply: &Reply<'_>) {
+        let Some(down) = &self.down else { return };
+        let mut buf = self.context.ring.write_buf();
+        reply::write(&mut buf.bytes, &self.context, reply, &self.service.http().response_headers);
+        down.send(buf.freeze());
+    }
+
+    fn end_exchange(&self, mut exchange: Box<Exchange>, outcome: &str) {
+        if let Some(log) = &self.service.listener.access_log
+            && let Some(record) = exchange.complete_record(self.context.ring.now(), outcome)
+        {
+            self.context.log.borrow_mut().push(log, &record);
+        }
+        exchange.clear();
+        let mut spare = self.context.spare.borrow_mut();
+        if spare.len() < SPARE_EXCHANGES {
+            spare.push(exchange);
+        }
+    }
+}
+
+impl Session for Http1 {
+    fn advance(&mut self) -> Step {
+        loop {
+            if let Some(step) = self.step() {
+                return step;
+            }
+        }
+    }
+
+    fn ring(&self) -> &Ring {
+        &self.context.ring
+    }
+
+    fn attach(&self) {
+        let task = self.context.ring.current_task();
+        let up = self.exchange.as_ref().and_then(|exchange| exchange.up.as_ref());
+        for socket in self.down.iter().chain(up) {
+            socket.attach(task);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The head of a request: read from the client, checked, routed; then an exchange begins or we answer ourselves.
+
+use super::body::{Body, Framing};
+use super::exchange::{Exchange, ResponseState};
+use super::{Close, Http1, Phase};
+use crate::base::clock::{Millis, NEVER, deadline};
+use crate::base::http::{BodyLength, Fields, Method, RequestHead, Version};
+use crate::base::limits;
+use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
+use crate::h1::{self, HeadLimits, Parsed, RequestError};
+use crate::proxy::headers::{Received, RequestRules, write_request};
+use crate::proxy::reply::Reply;
+use crate::proxy::{Record, Step};
+use crate::ring::Chunk;
+use crate::route::{self, RouteQuery};
+
+/// A request body that nobody wants is read up to this size, so that the connection can go on.
+const DISCARD_BYTES: u64 = 64 * 1024;
+
+impl Http1 {
+    pub(super) fn read_head(&mut self) -> Option<Step> {
+        loop {
+            let down = self.down.as_ref()?;
+            let Some(chunk) = down.receive() else { return self.await_head() };
+            let context = std::rc::Rc::clone(&self.context);
+            let mut fields = context.fields.borrow_mut();
+            match self.parse(chunk, &mut fields) {
+                Ok(true) => return None,
+                Ok(false) => {}
+                Err(error) => {
+                    drop(fields);
+                    tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
+                    self.reply_error(error.status(), error.reason(), false, false, Version::Http11, None);
+                    self.start_closing(Close::Linger);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Nothing to read: waits, or ends the connection.
+    fn await_head(&mut self) -> Option<Step> {
+        let down = self.down.as_ref()?;
+        let status = down.status();
+        if status.recv_error != 0 || status.send_error != 0 {
+            return Some(Step::Done);
+        }
+        if status.eof {
+            // Whatever was begun is not going to be completed; replies on their way are delivered.
+            self.start_closing(Close::Plain);
+            return if status.unsent > 0 { None } else { Some(Step::Done) };
+        }
+        let begun = !self.partial.is_empty();
+        if self.context.draining.get() && !begun {
+            self.start_closing(Close::Linger);
+            return None;
+        }
+        let timeouts = &self.service.http().timeouts;
+        let idle = self.requests > 0 && !begun;
+        let expires = deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms });
+        if expires > self.context.ring.now() {
+            return Some(Step::Wait(expires));
+        }
+        if begun {
+            let reason = "The request head did not arrive in time.";
+            self.reply_error(408, reason, false, false, Version::Http11, None);
+            self.start_closing(Close::Linger);
+        } else {
+            self.start_closing(if idle { Close::Linger } else { Close::Plain });
+        }
+        None
+    }
+
+    /// Looks for a complete head in what has come. Says whether there was one, and if so has acted on it.
+    fn parse(&mut self, mut chunk: Chunk, fields: &mut Fields) -> Result<bool, RequestError> {
+        let limits = &self.service.http().limits;
+        let bounds = HeadLimits { head_bytes: limits.head_size, headers: limits.headers };
+        if self.partial.is_empty() {
+            return match h1::parse_request(chunk.as_slice(), bounds, fields)? {
+                Parsed::Complete { head, len } => {
+                    let bytes = chunk.split_to(len);
+                    if let Some(down) = &self.down {
+                        down.unread(chunk);
+                    }
+                    self.begin(&head, Received { bytes: bytes.as_slice(), fields });
+                    Ok(true)
+                }
+                Parsed::Partial => {
+                    // The rest may take its time: what is here must not hold a whole receive buffer meanwhile.
+                    self.partial.extend_from_slice(chunk.as_slice());
+                    self.since = self.context.ring.now();
+                    Ok(false)
+                }
+            };
+        }
+        let known = self.partial.len();
+        self.partial.extend_from_slice(chunk.as_slice());
+        // A head that was incomplete is complete only with another LF (and an over-long one is refused without).
+        if memchr::memchr(b'\n', chunk.as_slice()).is_none() && self.partial.len() < bounds.head_bytes {
+            return Ok(false);
+        }
+        match h1::parse_request(&self.partial, bounds, fields)? {
+            Parsed::Complete { head, len } => {
+                chunk.advance(len - known);
+                if let Some(down) = &self.down {
+                    down.unread(chunk);
+                }
+                let partial = std::mem::take(&mut self.partial);
+                self.begin(&head, Received { bytes: &partial[..len], fields });
+                Ok(true)
+            }
+            Parsed::Partial => Ok(false),
+        }
+    }
+
+    /// Acts on a request head.
+    fn begin(&mut self, head: &RequestHead, received: Received<'_>) {
+        self.requests = self.requests.saturating_add(1);
+        let service = std::rc::Rc::clone(&self.service);
+        let http = service.http();
+        let last = self.requests >= http.limits.requests_per_connection || self.context.draining.get();
+        let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
+        exchange.method = head.method;
+        exchange.version = head.version;
+        exchange.keep_alive = head.keep_alive && !last;
+        exchange.expect_continue = head.expect_continue;
+        exchange.started = self.context.ring.now();
+        if (self.client.is_none() && http.forwarding.x_forwarded_for != ForwardedFor::Off)
+            || service.listener.access_log.is_some()
+        {
+            self.client = self.down.as_ref().and_then(crate::ring::Socket::peer).map(|peer| peer.ip());
+        }
+        if service.listener.access_log.is_some() {
+            exchange.record = Some(Box::new(self.record(head, received)));
+        }
+        let path = match head.path.of(received.bytes) {
+            b"" => b"/",
+            path => path,
+        };
+        if head.version == Version::Http10 && !http.accept_http_10 {
+            return self.answer(exchange, head, 426, "This proxy does not serve HTTP/1.0; use HTTP/1.1.");
+        }
+        if let BodyLength::Known(length) = head.body
+            && length > http.limits.body_size
+        {
+            return self.answer(exchange, head, 413, "The request body is larger than this proxy accepts.");
+        }
+        let query = RouteQuery {
+            host: head.authority.of(received.bytes),
+            path,
+            method: head.method_text.of(received.bytes),
+            fields: received.fields,
+            head: received.bytes,
+        };
+        let Some(route) = service.routes.pick(&http.routes, &query) else {
+            return self.answer(exchange, head, 404, "No route of this proxy matches the request.");
+        };
+        #[allow(clippy::cast_possible_truncation)] // a configuration does not have 2^32 routes
+        {
+            exchange.route = http.routes.iter().position(|r| std::ptr::eq(r, route)).unwrap_or(0) as u32;
+        }
+        match &route.action {
+            RouteAction::Forward(forward) => self.forward(exchange, head, received, route, forward, path),
+            RouteAction::Respond(respond) => {
+                self.answer_with(exchange, head, |reply| {
+                    reply.edits = Some(&route.response_headers);
+                    reply.status = respond.status;
+                    reply.body = &respond.body;
+                    reply.content_type = &respond.content_type;
+                });
+            }
+            RouteAction::Redirect(redirect) => {
+                let mut location = Vec::new();
+                route::redirect_location(route, redirect, "http", query.host, path, &mut location);
+                self.answer_with(exchange, head, |reply| {
+                    reply.edits = Some(&route.response_headers);
+                    reply.status = redirect.status;
+                    reply.location = Some(&location);
+                });
+            }
+        }
+    }
+
+    fn forward(
+        &mut self,
+        mut exchange: Box<Exchange>,
+        head: &RequestHead,
+        received: Received<'_>,
+        route: &Route,
+        forward: &Forward,
+        path: &[u8],
+    ) {
+        let http = self.service.http();
+        let mut random = self.context.random.borrow_mut();
+        let cluster = std::rc::Rc::clone(self.context.upstreams.cluster(route::pick_cluster(forward, &mut random)));
+        let authority = head.authority.of(received.bytes);
+        let host = match &forward.host_rewrite {
+            Some(host) => host.as_bytes(),
+            // HTTP/1.0 without Host: HTTP/1.1 demands one, and the cluster's name is what nginx would say, too.
+            None if authority.is_empty() => cluster.config.name.as_bytes(),
+            None => authority,
+        };
+        let rewritten;
+        let path = if forward.prefix_rewrite.is_some() {
+            let mut out = Vec::new();
+            route::rewrite_path(route, forward, path, &mut out);
+            rewritten = out;
+            &rewritten[..]
+        } else {
+            path
+        };
+        let upgrade = head.upgrade.map(|span| span.of(received.bytes)).filter(|protocol| {
+            http.upgrades.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(protocol))
+        });
+        let rules = RequestRules {
+            forwarding: &http.forwarding,
+            edits: [&http.request_headers, &route.request_headers],
+            client: self.client,
+            path,
+            host,
+            upgrade,
+        };
+        let mut buf = self.context.ring.write_buf();
+        write_request(&mut buf.bytes, head, received, &rules, &mut random);
+        drop(random);
+        exchange.upgrade = upgrade.is_some();
+        exchange.request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
+        if exchange.request.done {
+            exchange.head = Some(buf.freeze());
+        } else {
+            exchange.lead = Some(buf);
+        }
+        let timeout: Millis = forward.timeout_ms.unwrap_or(http.timeouts.request_ms);
+        exchange.request_deadline = deadline(exchange.started, timeout);
+        exchange.cluster = Some(cluster);
+        self.exchange = Some(exchange);
+        self.phase = Phase::Exchange;
+    }
+
+    /// Answers with an error of our own.
+    fn answer(&mut self, mut exchange: Box<Exchange>, head: &RequestHead, status: u16, reason: &str) {
+        let keep_alive = self.prepare_discard(&mut exchange, head);
+        let head_only = head.method == Method::Head;
+        self.reply_error(status, reason, keep_alive, head_only, head.version, Some(&mut exchange));
+        self.after_answer(exchange, keep_alive);
+    }
+
+    /// Answers as a route says.
+    fn answer_with<'r>(
+        &mut self,
+        mut exchange: Box<Exchange>,
+        head: &RequestHead,
+        fill: impl FnOnce(&mut Reply<'r>),
+    ) {
+        let keep_alive = self.prepare_discard(&mut exchange, head);
+        let mut reply = Reply {
+            status: 200,
+            body: b"",
+            content_type: "text/plain; charset=utf-8",
+            location: None,
+            edits: None,
+            keep_alive,
+            head_only: head.method == Method::Head,
+            version: head.version,
+        };
+        fill(&mut reply);
+        if let Some(record) = &mut exchange.record {
+            record.status = reply.status;
+            record.response_bytes = if reply.head_only { 0 } else { reply.body.len() as u64 };
+        }
+        self.send_reply(&reply);
+        self.after_answer(exchange, keep_alive);
+    }
+
+    /// Decides what becomes of the body of a request that is answered without an origin. Says whether the connection
+    /// can go on afterwards.
+    fn prepare_discard(&self, exchange: &mut Exchange, head: &RequestHead) -> bool {
+        let small = match head.body {
+            BodyLength::Known(length) => length <= DISCARD_BYTES,
+            _ => true,
+        };
+        exchange.request = Body::new(head.body, Framing::Discard, DISCARD_BYTES);
+        exchange.request_deadline = NEVER;
+        exchange.response_state = ResponseState::Done;
+        exchange.keep_alive
+            && !self.context.draining.get()
+            && (exchange.request.done || (small && !head.expect_continue))
+    }
+
+    fn after_answer(&mut self, mut exchange: Box<Exchange>, keep_alive: bool) {
+        if keep_alive && !exchange.request.done {
+            exchange.keep_alive = true;
+            self.exchange = Some(exchange);
+            self.phase = Phase::Exchange;
+            return;
+        }
+        // The client has asked to close and has said all it had to say: nothing to linger for.
+        let plain = !exchange.keep_alive && exchange.request.done;
+        self.end_exchange(exchange, "");
+        self.after_reply(keep_alive);
+        if plain && !self.context.draining.get() {
+            self.start_closing(Close::Plain);
+        }
+    }
+
+    fn record(&self, head: &RequestHead, received: Received<'_>) -> Record {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let field = |name: &str| {
+            let found = received.fields.iter().find(|f| f.name(received.bytes).eq_ignore_ascii_case(name.as_bytes()));
+            found.map(|f| text(f.value(received.bytes))).unwrap_or_default()
+        };
+        Record {
+            listener: self.service.listener.name.clone(),
+            client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+            method: text(head.method_text.of(received.bytes)),
+            host: text(head.authority.of(received.bytes)),
+            path: text(head.path.of(received.bytes)),
+            protocol: match head.version {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+            },
+            user_agent: field("user-agent"),
+            referer: field("referer"),
+            ..Record::default()
+        }
+    }
+}
+
+const _: () = assert!(DISCARD_BYTES < limits::LINGER_BYTES as u64);

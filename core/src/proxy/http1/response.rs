@@ -1,0 +1,188 @@
+//! The head of a response: read from the origin, checked, rewritten, sent on.
+
+use super::body::Body;
+use super::exchange::{Env, Exchange, Progress, ResponseState};
+use crate::base::http::{BodyLength, ResponseHead, Version};
+use crate::base::limits;
+use crate::h1::{self, HeadLimits, Parsed};
+use crate::proxy::headers::{NO_EDITS, Received, ResponseRules, write_response};
+use crate::ring::{Chunk, Socket};
+
+/// Reads as many heads as have come, informational ones first. `None` when there is nothing more to do with heads.
+pub(super) fn read_head(exchange: &mut Exchange, env: &Env<'_>) -> Option<Progress> {
+    while exchange.response_state == ResponseState::Head {
+        // Without an upstream (the proxy answered itself) there is no head to come.
+        let up = exchange.up.as_ref()?;
+        let Some(chunk) = up.receive() else {
+            let status = up.status();
+            if status.recv_error == 0 && !status.eof {
+                return None;
+            }
+            if exchange.set_back() {
+                return None;
+            }
+            return Some(Progress::Fail(502, "The upstream closed the connection before it answered."));
+        };
+        match read_one(exchange, env, chunk) {
+            Ok(Some(progress)) => return Some(progress),
+            Ok(None) => {}
+            Err(reason) => {
+                tracing::debug!(reason, "the upstream's response was refused");
+                return Some(Progress::Fail(502, "The upstream sent a response that breaks the protocol."));
+            }
+        }
+    }
+    None
+}
+
+fn read_one(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    mut chunk: Chunk,
+) -> Result<Option<Progress>, &'static str> {
+    let Some(cluster) = exchange.cluster.clone() else { return Ok(None) };
+    let bounds = HeadLimits {
+        head_bytes: cluster.config.response_head_size,
+        headers: cluster.config.response_headers,
+    };
+    let mut fields = env.context.fields.borrow_mut();
+    if exchange.partial.is_empty() {
+        match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
+            Ok(Parsed::Complete { head, len }) => {
+                let bytes = chunk.split_to(len);
+                unread(exchange.up.as_ref(), chunk);
+                let received = Received { bytes: bytes.as_slice(), fields: &fields };
+                return take_head(exchange, env, &head, received);
+            }
+            Ok(Parsed::Partial) => exchange.partial.extend_from_slice(chunk.as_slice()),
+            Err(error) => return Err(error.reason()),
+        }
+        return Ok(None);
+    }
+    let mut partial = std::mem::take(&mut exchange.partial);
+    let known = partial.len();
+    partial.extend_from_slice(chunk.as_slice());
+    match h1::parse_response(&partial, exchange.method, bounds, &mut fields) {
+        Ok(Parsed::Complete { head, len }) => {
+            chunk.advance(len - known);
+            unread(exchange.up.as_ref(), chunk);
+            let received = Received { bytes: &partial[..len], fields: &fields };
+            take_head(exchange, env, &head, received)
+        }
+        Ok(Parsed::Partial) => {
+            exchange.partial = partial;
+            Ok(None)
+        }
+        Err(error) => Err(error.reason()),
+    }
+}
+
+fn unread(up: Option<&Socket>, chunk: Chunk) {
+    if let Some(up) = up {
+        up.unread(chunk);
+    }
+}
+
+fn take_head(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    head: &ResponseHead,
+    received: Received<'_>,
+) -> Result<Option<Progress>, &'static str> {
+    if head.status == 101 {
+        return switch_protocol(exchange, env, head, received);
+    }
+    if head.status < 200 {
+        return inform(exchange, env, head, received);
+    }
+    let body = match (head.body, exchange.version) {
+        // Our own framing is better than the end of the connection: the client sees a cut-off, and can go on.
+        (BodyLength::Chunked | BodyLength::UntilClose, Version::Http11) => BodyLength::Chunked,
+        (BodyLength::Chunked | BodyLength::UntilClose, Version::Http10) => BodyLength::UntilClose,
+        (known, _) => known,
+    };
+    exchange.until_close = body == BodyLength::UntilClose;
+    // A client that is still sending learns now that this connection ends with the response.
+    exchange.keep_alive &= exchange.request.done && !exchange.until_close && !env.context.draining.get();
+    exchange.up_keep_alive = head.keep_alive;
+    exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX);
+    exchange.response_state = ResponseState::Body;
+    exchange.head = None;
+    if let Some(record) = &mut exchange.record {
+        record.status = head.status;
+    }
+    let rules = ResponseRules {
+        forwarding: &env.http.forwarding,
+        edits: [exchange.route(env.http).map_or(NO_EDITS, |r| &r.response_headers), &env.http.response_headers],
+        body,
+        keep_alive: exchange.keep_alive,
+        client_version: exchange.version,
+        upgrade: None,
+    };
+    let mut buf = env.context.ring.write_buf();
+    write_response(&mut buf.bytes, head, received, &rules);
+    let Some(up) = exchange.up.as_ref() else { return Ok(None) };
+    if exchange.response.done {
+        env.down.send(buf.freeze());
+        exchange.response_state = ResponseState::Done;
+    } else if exchange.response.pump(&env.context.ring, up, Some(env.down), Some(buf)).is_err() {
+        return Ok(Some(Progress::Abort { truncated: true }));
+    } else if exchange.response.done {
+        exchange.response_state = ResponseState::Done;
+    }
+    Ok(None)
+}
+
+/// 1xx other than 101: passed on to whoever understands it. RFC 9110 section 15.2.
+fn inform(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    head: &ResponseHead,
+    received: Received<'_>,
+) -> Result<Option<Progress>, &'static str> {
+    exchange.informational += 1;
+    if exchange.informational > limits::INFORMATIONAL_RESPONSES {
+        return Err("too many informational responses");
+    }
+    if exchange.version == Version::Http11 {
+        send_head(exchange, env, head, received, None);
+    }
+    Ok(None)
+}
+
+fn switch_protocol(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    head: &ResponseHead,
+    received: Received<'_>,
+) -> Result<Option<Progress>, &'static str> {
+    let (true, Some(protocol)) = (exchange.upgrade, head.upgrade) else {
+        return Err("101 without having been asked");
+    };
+    exchange.response_state = ResponseState::Done;
+    if let Some(record) = &mut exchange.record {
+        record.status = 101;
+    }
+    send_head(exchange, env, head, received, Some(protocol.of(received.bytes)));
+    Ok(Some(Progress::Tunnel))
+}
+
+fn send_head(
+    exchange: &Exchange,
+    env: &Env<'_>,
+    head: &ResponseHead,
+    received: Received<'_>,
+    upgrade: Option<&[u8]>,
+) {
+    let rules = ResponseRules {
+        forwarding: &env.http.forwarding,
+        edits: [NO_EDITS, NO_EDITS],
+        body: BodyLength::None,
+        keep_alive: true,
+        client_version: exchange.version,
+        upgrade,
+    };
+    let mut buf = env.context.ring.write_buf();
+    write_response(&mut buf.bytes, head, received, &rules);
+    env.down.send(buf.freeze());
+}

@@ -1,0 +1,59 @@
+//! One direction of a byte relay: received chunks are the chunks that are sent.
+
+use crate::base::limits;
+use crate::ring::{Socket, Status};
+
+/// One direction, from one socket to another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Direction {
+    /// FIN was passed on.
+    pub(super) ended: bool,
+}
+
+/// What became of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It goes on.
+    Open,
+    /// Both directions have ended and everything was delivered.
+    Finished,
+    /// One side was reset.
+    Reset,
+}
+
+impl Direction {
+    /// Moves what has come. `to` tells the task when it has room again.
+    pub(super) fn pump(&mut self, from: &Socket, to: &Socket) {
+        let mut room = limits::SEND_HIGH_WATER_BYTES.saturating_sub(to.status().unsent);
+        loop {
+            if room == 0 {
+                #[allow(clippy::cast_possible_truncation)] // a small constant
+                to.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
+                return;
+            }
+            let Some(chunk) = from.receive() else { break };
+            room = room.saturating_sub(chunk.len());
+            to.send(chunk);
+        }
+        if !self.ended && from.status().is_eof() {
+            self.ended = true;
+            to.shutdown_write();
+            to.wake_when_unsent_below(Some(0));
+        }
+    }
+}
+
+/// Moves what has come in both directions.
+pub(super) fn pump_both(down: &Socket, up: &Socket, upward: &mut Direction, downward: &mut Direction) -> Outcome {
+    upward.pump(down, up);
+    downward.pump(up, down);
+    let (d, u) = (down.status(), up.status());
+    let failed = |s: &Status| s.is_reset() || s.send_error != 0;
+    if failed(&d) || failed(&u) {
+        Outcome::Reset
+    } else if upward.ended && downward.ended && d.unsent == 0 && u.unsent == 0 {
+        Outcome::Finished
+    } else {
+        Outcome::Open
+    }
+}

@@ -1,0 +1,646 @@
+//! The driver: turns completions into slot state and wake-ups, and slot state into submissions.
+//!
+//! One turn is: reap completions, run the tasks they woke, then [`Driver::flush`] what the tasks left behind (buffers
+//! to give back, chunks to send, sockets to close) and enter the kernel once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use io_uring::{opcode, types};
+use socket2::SockAddr;
+
+use super::buffers::Pool;
+use super::kernel::{Completion, Kernel};
+use super::queue::Links;
+use super::schedule::{Schedule, TaskId};
+use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
+use crate::base::clock::{Millis, NEVER};
+use crate::base::limits;
+use crate::base::slots::{SlotId, Slots};
+
+/// A listening socket with a multishot accept.
+pub(super) struct Listener {
+    pub(super) fd: OwnedFd,
+    pub(super) task: TaskId,
+    pub(super) armed: bool,
+    pub(super) paused: bool,
+    pub(super) closing: bool,
+    pub(super) accepted: VecDeque<OwnedFd>,
+    pub(super) error: Option<i32>,
+}
+
+/// A descriptor whose readability wakes a task.
+pub(super) struct Watch {
+    pub(super) fd: RawFd,
+    pub(super) task: TaskId,
+}
+
+/// What the ring itself has seen; shown to the operator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RingStats {
+    /// Times a recv found no buffer.
+    pub no_buffers: u64,
+    /// Completions that found the completion queue full (none is lost).
+    pub completion_overflows: u64,
+    /// Enters of the kernel.
+    pub enters: u64,
+    /// Receive buffers published to the kernel or held.
+    pub buffers: usize,
+    /// Receive buffers held.
+    pub buffers_in_use: usize,
+}
+
+pub(super) struct Driver {
+    kernel: Kernel,
+    pub(super) pool: Pool,
+    pub(super) sockets: Slots<Slot>,
+    pub(super) listeners: Slots<Listener>,
+    pub(super) watches: Slots<Watch>,
+    pub(super) links: Links,
+    pub(super) schedule: Schedule,
+    /// Sockets without a task to which something happened.
+    pub(super) orphans: VecDeque<SlotId>,
+    pub(super) orphan_task: TaskId,
+    pub(super) now: Millis,
+    pub(super) stats: RingStats,
+    dirty: Vec<SlotId>,
+    dirty_listeners: Vec<SlotId>,
+    parked: VecDeque<SlotId>,
+    vectors: Vec<Box<SendVectors>>,
+    free_vectors: Vec<u32>,
+    /// Socket addresses that the kernel has not copied yet.
+    addresses: Vec<Box<SockAddr>>,
+    /// Buffers that the kernel has or that are held; the rest is spare.
+    published: usize,
+    in_use: usize,
+    /// Operations that will complete.
+    in_flight: usize,
+    completions: Vec<Completion>,
+    start: Instant,
+    fatal: Option<io::Error>,
+}
+
+impl Driver {
+    pub(super) fn new(pool: Pool) -> io::Result<Self> {
+        let kernel = Kernel::new(limits::SUBMISSION_ENTRIES, limits::COMPLETION_ENTRIES, &pool)?;
+        let mut driver = Self {
+            kernel,
+            pool,
+            sockets: Slots::default(),
+            listeners: Slots::default(),
+            watches: Slots::default(),
+            links: Links::default(),
+            schedule: Schedule::default(),
+            orphans: VecDeque::new(),
+            orphan_task: TaskId::NONE,
+            now: 0,
+            stats: RingStats::default(),
+            dirty: Vec::new(),
+            dirty_listeners: Vec::new(),
+            parked: VecDeque::new(),
+            vectors: Vec::new(),
+            free_vectors: Vec::new(),
+            addresses: Vec::new(),
+            published: 0,
+            in_use: 0,
+            in_flight: 0,
+            completions: Vec::with_capacity(limits::COMPLETION_ENTRIES as usize),
+            start: Instant::now(),
+            fatal: None,
+        };
+        driver.grow(limits::INITIAL_RECEIVE_BUFFERS);
+        Ok(driver)
+    }
+
+    // ---- what tasks ask for ----
+
+    /// Takes over a connected socket.
+    pub(super) fn adopt(&mut self, fd: OwnedFd) -> SlotId {
+        let id = self.sockets.insert(Slot::new(fd.into_raw_fd(), Link::Connected, self.now));
+        self.touch(id);
+        id
+    }
+
+    /// Connects a fresh socket.
+    pub(super) fn connect(&mut self, fd: OwnedFd, address: Box<SockAddr>) -> SlotId {
+        let fd = fd.into_raw_fd();
+        let id = self.sockets.insert(Slot::new(fd, Link::Connecting, self.now));
+        let entry = opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len())
+            .build()
+            .user_data(Kind::Connect.user_data(id));
+        // The kernel copies the address when the entry is submitted, which is over when the next enter returns.
+        self.addresses.push(address);
+        self.push(&entry);
+        self.in_flight += 1;
+        id
+    }
+
+    /// Has the socket looked at before the next enter.
+    #[inline]
+    pub(super) fn touch(&mut self, id: SlotId) {
+        if let Some(slot) = self.sockets.get_mut(id)
+            && !slot.dirty
+        {
+            slot.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    pub(super) fn touch_listener(&mut self, id: SlotId) {
+        self.dirty_listeners.push(id);
+    }
+
+    /// Closes a socket: what is unread or unsent is dropped, what is in flight is stopped and joined first.
+    pub(super) fn close(&mut self, id: SlotId, reset: bool) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        if slot.closing {
+            return;
+        }
+        slot.closing = true;
+        slot.reset |= reset;
+        slot.task = TaskId::NONE;
+        self.links.clear(&mut slot.input);
+        let (recv, sending, link) = (slot.recv, slot.sending, slot.link);
+        if recv == Recv::Armed {
+            slot.recv = Recv::Cancelling;
+        }
+        if recv == Recv::Armed {
+            self.push(&cancel_entry(Kind::Recv, id));
+        }
+        if sending {
+            self.push(&cancel_entry(Kind::Send, id));
+        }
+        if link == Link::Connecting {
+            self.push(&cancel_entry(Kind::Connect, id));
+        }
+        self.touch(id);
+    }
+
+    /// Watches `fd`, which must stay open until the watch is removed.
+    pub(super) fn watch(&mut self, fd: RawFd, task: TaskId) -> SlotId {
+        let id = self.watches.insert(Watch { fd, task });
+        self.arm_watch(id);
+        id
+    }
+
+    fn arm_watch(&mut self, id: SlotId) {
+        let Some(watch) = self.watches.get(id) else { return };
+        let entry = opcode::PollAdd::new(types::Fd(watch.fd), libc::POLLIN.cast_unsigned().into())
+            .multi(true)
+            .build()
+            .user_data(Kind::Watch.user_data(id));
+        self.push(&entry);
+        self.in_flight += 1;
+    }
+
+    // ---- one turn ----
+
+    /// Reads the clock, once per turn.
+    pub(super) fn read_clock(&mut self) {
+        #[allow(clippy::cast_possible_truncation)] // 2^64 ms are enough
+        {
+            self.now = self.start.elapsed().as_millis() as Millis;
+        }
+    }
+
+    /// Submits, and waits for something to happen unless there is work to do.
+    pub(super) fn turn(&mut self, idle: bool) -> io::Result<()> {
+        self.flush();
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        let timeout = if !idle || self.schedule.len() > 0 {
+            Some(Duration::ZERO)
+        } else {
+            match self.schedule.next_timer() {
+                NEVER => None,
+                at => {
+                    self.read_clock();
+                    Some(Duration::from_millis(at.saturating_sub(self.now)))
+                }
+            }
+        };
+        self.kernel.enter(timeout)?;
+        self.stats.enters += 1;
+        self.addresses.clear();
+        self.read_clock();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.kernel.reap(&mut completions);
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.schedule.fire(self.now);
+        Ok(())
+    }
+
+    /// Stops everything, and waits until the kernel has let go of all memory. Says whether it has.
+    pub(super) fn drain(&mut self, patience: Duration) -> bool {
+        for id in self.sockets.ids().collect::<Vec<_>>() {
+            self.close(id, false);
+        }
+        for id in self.listeners.ids().collect::<Vec<_>>() {
+            self.close_listener(id);
+        }
+        for id in self.watches.ids().collect::<Vec<_>>() {
+            self.push(&cancel_entry(Kind::Watch, id));
+            self.watches.remove(id);
+        }
+        let end = Instant::now() + patience;
+        while self.in_flight > 0 {
+            self.flush();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.kernel.enter(Some(left)).is_err() {
+                return false;
+            }
+            let mut completions = std::mem::take(&mut self.completions);
+            self.kernel.reap(&mut completions);
+            for completion in completions.drain(..) {
+                self.complete(completion);
+            }
+            self.completions = completions;
+        }
+        self.flush();
+        self.kernel.enter(Some(Duration::ZERO)).is_ok()
+    }
+
+    pub(super) fn close_listener(&mut self, id: SlotId) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        listener.closing = true;
+        if listener.armed {
+            self.push(&cancel_entry(Kind::Accept, id));
+        } else {
+            self.listeners.remove(id);
+        }
+    }
+
+    pub(super) fn remove_watch(&mut self, id: SlotId) {
+        self.push(&cancel_entry(Kind::Watch, id));
+        self.watches.remove(id);
+    }
+
+    pub(super) fn stats(&self) -> RingStats {
+        RingStats {
+            completion_overflows: self.kernel.overflows,
+            buffers: self.published,
+            buffers_in_use: self.in_use,
+            ..self.stats
+        }
+    }
+
+    // ---- from slot state to submissions ----
+
+    fn push(&mut self, entry: &io_uring::squeue::Entry) {
+        if let Err(error) = self.kernel.push(entry) {
+            // The ring itself is broken: the worker ends with this error at its next turn.
+            self.fatal = Some(error);
+        }
+    }
+
+    fn quota(&self) -> u32 {
+        if self.in_use * 2 > self.pool.count() {
+            limits::SOCKET_BUFFER_QUOTA_SCARCE
+        } else {
+            limits::SOCKET_BUFFER_QUOTA
+        }
+    }
+
+    fn flush(&mut self) {
+        loop {
+            self.return_buffers();
+            let quota = self.quota();
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for id in dirty.drain(..) {
+                self.flush_socket(id, quota);
+            }
+            // Flushing touches no socket again, so the list is reused with its capacity.
+            debug_assert!(self.dirty.is_empty());
+            self.dirty = dirty;
+            // Closing a socket can free buffers, for which others may be parked.
+            if !self.pool.has_returned() {
+                break;
+            }
+        }
+        while let Some(id) = self.dirty_listeners.pop() {
+            self.arm_listener(id);
+        }
+    }
+
+    fn flush_socket(&mut self, id: SlotId, quota: u32) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        slot.dirty = false;
+        if slot.closing {
+            if slot.is_joined() {
+                self.finish_close(id);
+            }
+            return;
+        }
+        if slot.wants_recv(quota) {
+            slot.recv = Recv::Armed;
+            slot.throttled = false;
+            let entry = slot.recv_entry(id);
+            self.in_flight += 1;
+            self.push(&entry);
+        }
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        if slot.wants_send() {
+            slot.sending = true;
+            let only = {
+                let mut chunks = self.links.iter(slot.output);
+                // A queue that is not empty has a first chunk.
+                let first =
+                    chunks.next().map_or((std::ptr::null(), 0), |chunk| (chunk.as_ptr(), chunk.len()));
+                if chunks.next().is_none() { Some(first) } else { None }
+            };
+            let entry = if let Some((start, len)) = only {
+                #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
+                opcode::Send::new(types::Fd(slot.fd), start, len as u32)
+                    .flags(libc::MSG_NOSIGNAL)
+                    .build()
+                    .user_data(Kind::Send.user_data(id))
+            } else {
+                let index = self.free_vectors.pop().unwrap_or_else(|| {
+                    self.vectors.push(SendVectors::new());
+                    #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 sends
+                    {
+                        (self.vectors.len() - 1) as u32
+                    }
+                });
+                slot.vectors = Some(index);
+                self.vectors[index as usize].entry(slot, id, &self.links)
+            };
+            self.in_flight += 1;
+            self.push(&entry);
+        } else if slot.shutdown && !slot.sending && slot.output.is_empty() && slot.link == Link::Connected {
+            slot.shutdown = false;
+            // Through the ring this would go to a kernel thread; done directly it is one cheap call, and a half-close is
+            // rare. An error means that the peer is gone, which the recv tells.
+            shutdown_write(slot.fd);
+        }
+    }
+
+    fn finish_close(&mut self, id: SlotId) {
+        let Some(mut slot) = self.sockets.remove(id) else { return };
+        self.links.clear(&mut slot.output);
+        if slot.reset {
+            let zero = libc::linger { l_onoff: 1, l_linger: 0 };
+            set_linger(slot.fd, zero);
+        }
+        self.push(&slot.close_entry(id));
+    }
+
+    fn arm_listener(&mut self, id: SlotId) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        if listener.paused && listener.armed && !listener.closing {
+            self.push(&cancel_entry(Kind::Accept, id));
+        } else if !listener.paused && !listener.armed && !listener.closing {
+            listener.armed = true;
+            let entry = opcode::AcceptMulti::new(types::Fd(listener.fd.as_raw_fd()))
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
+                .user_data(Kind::Accept.user_data(id));
+            self.in_flight += 1;
+            self.push(&entry);
+        }
+    }
+
+    fn return_buffers(&mut self) {
+        let mut returned = 0;
+        while let Some((buffer, owner)) = self.pool.take_returned() {
+            self.kernel.offer(buffer, &self.pool);
+            returned += 1;
+            self.in_use -= 1;
+            if let Some(slot) = self.sockets.get_mut(owner) {
+                slot.held -= 1;
+                if slot.recv == Recv::Idle {
+                    self.touch(owner);
+                }
+            }
+        }
+        if returned > 0 {
+            self.kernel.publish();
+        }
+        if self.in_use * 2 > self.published {
+            returned += self.grow(self.published);
+        }
+        while returned > 0 {
+            let Some(id) = self.parked.pop_front() else { break };
+            if let Some(slot) = self.sockets.get_mut(id) {
+                slot.parked = false;
+                self.touch(id);
+                returned -= 1;
+            }
+        }
+    }
+
+    /// Publishes up to `more` buffers that were spare. Says how many.
+    fn grow(&mut self, more: usize) -> usize {
+        let more = more.min(self.pool.count() - self.published);
+        for id in self.published..self.published + more {
+            #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
+            self.kernel.offer(id as u16, &self.pool);
+        }
+        self.published += more;
+        self.kernel.publish();
+        more
+    }
+
+    // ---- from completions to slot state ----
+
+    fn complete(&mut self, completion: Completion) {
+        let Some((kind, id)) = Kind::parse(completion.user_data) else { return };
+        if kind != Kind::Silent && !completion.more() {
+            self.in_flight -= 1;
+        }
+        match kind {
+            Kind::Recv => self.on_recv(id, completion),
+            Kind::Send => self.on_send(id, completion.result),
+            Kind::Connect => self.on_connect(id, completion.result),
+            Kind::Accept => self.on_accept(id, completion),
+            Kind::Watch => self.on_watch(id, completion),
+            Kind::Silent => {}
+        }
+    }
+
+    fn on_recv(&mut self, id: SlotId, completion: Completion) {
+        let nobody = SlotId { index: u32::MAX, generation: 0 };
+        let buffer = completion.buffer();
+        if buffer.is_some() {
+            self.in_use += 1;
+        }
+        let quota = self.quota();
+        let Some(slot) = self.sockets.get_mut(id) else {
+            if let Some(buffer) = buffer {
+                self.pool.give_back(buffer, nobody);
+            }
+            return;
+        };
+        if !completion.more() {
+            slot.recv = Recv::Idle;
+        }
+        if slot.closing {
+            if let Some(buffer) = buffer {
+                self.pool.give_back(buffer, nobody);
+            }
+            self.touch(id);
+            return;
+        }
+        let (mut wake, mut throttle) = (true, false);
+        match (completion.result, buffer) {
+            (len @ 1.., Some(buffer)) => {
+                #[allow(clippy::cast_sign_loss)] // the arm says that it is positive
+                let len = len as usize;
+                slot.activity = self.now;
+                let chunk = self.pool.receive(buffer, len, nobody);
+                if len > limits::COALESCE_BYTES || !self.links.append(&mut slot.input, chunk.as_slice()) {
+                    chunk.charge(id);
+                    slot.held += 1;
+                    self.links.push_back(&mut slot.input, chunk);
+                }
+                if slot.held >= quota && slot.recv == Recv::Armed {
+                    slot.recv = Recv::Cancelling;
+                    slot.throttled = true;
+                    throttle = true;
+                }
+            }
+            (0, buffer) => {
+                slot.eof = true;
+                if let Some(buffer) = buffer {
+                    self.pool.give_back(buffer, nobody);
+                }
+            }
+            (error, buffer) => {
+                if let Some(buffer) = buffer {
+                    self.pool.give_back(buffer, nobody);
+                }
+                match -error {
+                    libc::ENOBUFS => {
+                        self.stats.no_buffers += 1;
+                        slot.parked = true;
+                        self.parked.push_back(id);
+                        wake = false;
+                    }
+                    // Asked to stop because of the quota; flush arms it again when the quota allows.
+                    libc::ECANCELED | libc::EINTR | libc::EAGAIN => wake = false,
+                    errno => slot.recv_error = errno,
+                }
+            }
+        }
+        let (idle, task) = (slot.recv == Recv::Idle, slot.task);
+        if throttle {
+            self.push(&cancel_entry(Kind::Recv, id));
+        }
+        if idle {
+            self.touch(id);
+        }
+        if wake {
+            self.wake(id, task);
+        }
+    }
+
+    fn on_send(&mut self, id: SlotId, result: i32) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        slot.sending = false;
+        if let Some(index) = slot.vectors.take() {
+            self.free_vectors.push(index);
+        }
+        if slot.closing {
+            self.touch(id);
+            return;
+        }
+        let task = slot.task;
+        match usize::try_from(result) {
+            Ok(sent @ 1..) => {
+                slot.activity = self.now;
+                self.links.consume(&mut slot.output, sent);
+                let wake = slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
+                if !slot.output.is_empty() || slot.shutdown {
+                    self.touch(id);
+                }
+                if wake {
+                    self.wake(id, task);
+                }
+            }
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => self.touch(id),
+            _ => {
+                slot.send_error = if result < 0 { -result } else { libc::EPIPE };
+                self.links.clear(&mut slot.output);
+                self.wake(id, task);
+            }
+        }
+    }
+
+    fn on_connect(&mut self, id: SlotId, result: i32) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        slot.link = if result < 0 { Link::Failed(-result) } else { Link::Connected };
+        let task = slot.task;
+        self.touch(id);
+        self.wake(id, task);
+    }
+
+    fn on_accept(&mut self, id: SlotId, completion: Completion) {
+        let accepted = owned(completion.result);
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        if !completion.more() {
+            listener.armed = false;
+        }
+        match accepted {
+            Some(fd) => listener.accepted.push_back(fd),
+            None if matches!(-completion.result, libc::ECANCELED | libc::ECONNABORTED | libc::EINTR) => {}
+            None => {
+                listener.error = Some(-completion.result);
+                listener.paused = true;
+            }
+        }
+        let task = listener.task;
+        if listener.closing && !listener.armed {
+            self.listeners.remove(id);
+        } else if !listener.armed {
+            self.dirty_listeners.push(id);
+        }
+        self.schedule.wake(task);
+    }
+
+    fn on_watch(&mut self, id: SlotId, completion: Completion) {
+        let Some(watch) = self.watches.get(id) else { return };
+        let task = watch.task;
+        if !completion.more() {
+            self.arm_watch(id);
+        }
+        self.schedule.wake(task);
+    }
+
+    #[inline]
+    fn wake(&mut self, id: SlotId, task: TaskId) {
+        if task == TaskId::NONE {
+            self.orphans.push_back(id);
+            self.schedule.wake(self.orphan_task);
+        } else {
+            self.schedule.wake(task);
+        }
+    }
+}
+
+/// The descriptor that an accept brought, if it did.
+fn owned(result: i32) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    if result < 0 {
+        return None;
+    }
+    // SAFETY: a successful accept brings a fresh descriptor that nobody else knows.
+    Some(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+fn shutdown_write(fd: RawFd) {
+    // SAFETY: a plain call on a descriptor that the slot owns and that is open.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+fn set_linger(fd: RawFd, linger: libc::linger) {
+    #[allow(clippy::cast_possible_truncation)] // eight bytes
+    let len = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: the option's value is a live `linger` of the length given; the descriptor is the slot's and open.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
+}

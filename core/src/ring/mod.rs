@@ -1,0 +1,461 @@
+//! The ring runtime of one worker: sockets, tasks and timers on one io_uring instance.
+//!
+//! # Sockets own, futures wait
+//!
+//! Every kernel operation belongs to a slot of the [`driver`], never to a future: the slot owns the descriptor, the
+//! buffers that the kernel reads and writes, and the knowledge of what is in flight. A task looks at slot state, asks
+//! for things by changing it, and waits to be woken ([`Ring::wait`]); dropping a future therefore drops no memory that
+//! the kernel uses, and needs no cancellation. A dropped [`Socket`] closes: the slot lives on until everything in
+//! flight on it has been stopped and joined, then its descriptor is closed and its generation moves on, so a late
+//! completion finds nothing to harm.
+//!
+//! Nothing is allocated per operation, and nothing here is shared with another thread but the [`mailbox`].
+//!
+//! The public items of this module are the whole façade. A second implementation on virtual time can stand in for it;
+//! it knows nothing of HTTP, configuration or workers.
+#![allow(unsafe_code)] // one of the two places where it is; each block says why it is sound
+
+mod buffers;
+mod driver;
+mod kernel;
+pub mod mailbox;
+mod queue;
+mod schedule;
+mod setup;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use socket2::SockAddr;
+
+pub use self::buffers::{Chunk, WriteBuf};
+pub use self::driver::RingStats;
+use self::driver::{Driver, Listener};
+pub use self::schedule::TaskId;
+pub use self::setup::{Capabilities, Unsupported, probe};
+pub use self::socket::Link;
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::base::slots::{SlotId, Slots};
+
+/// How long the end of a worker waits for the kernel to let go of its buffers.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A worker's ring; cheap to clone, bound to its thread.
+#[derive(Clone)]
+pub struct Ring {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    driver: RefCell<Driver>,
+    /// A task that is being polled is taken out.
+    tasks: RefCell<Slots<Option<Task>>>,
+    current: Cell<TaskId>,
+    pool: buffers::Pool,
+}
+
+impl Ring {
+    /// Sets up a ring with receive buffers of `buffer_size` bytes that take `buffer_memory` bytes at most.
+    ///
+    /// # Errors
+    /// What the kernel says when it refuses; see [`probe`] for an explanation.
+    pub fn new(buffer_size: usize, buffer_memory: usize) -> io::Result<Self> {
+        let count =
+            (buffer_memory / buffer_size).clamp(limits::INITIAL_RECEIVE_BUFFERS, limits::MAX_RECEIVE_BUFFERS);
+        let pool = buffers::Pool::new(count, buffer_size)?;
+        let driver = Driver::new(pool.clone())?;
+        Ok(Self {
+            shared: Rc::new(Shared {
+                driver: RefCell::new(driver),
+                tasks: RefCell::default(),
+                current: Cell::new(TaskId::NONE),
+                pool,
+            }),
+        })
+    }
+
+    /// Runs tasks until `root` is done, then stops everything else and joins what is in flight.
+    ///
+    /// # Errors
+    /// When the ring itself fails; nothing a peer does leads there.
+    pub fn run(&self, root: impl Future<Output = ()> + 'static) -> io::Result<()> {
+        let root = self.spawn(root);
+        let result = loop {
+            for _ in 0..limits::TASKS_PER_TURN {
+                let next = self.shared.driver.borrow_mut().schedule.next();
+                let Some(task) = next else { break };
+                self.poll(task);
+            }
+            if self.shared.tasks.borrow().get(root.0).is_none() {
+                break Ok(());
+            }
+            if let Err(error) = self.shared.driver.borrow_mut().turn(true) {
+                break Err(error);
+            }
+        };
+        // Dropping a session may close sockets, which needs the driver: take the tasks out before.
+        let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
+        drop(tasks);
+        if !self.shared.driver.borrow_mut().drain(DRAIN_PATIENCE) {
+            // The kernel may still write into the buffers: better lost memory than corrupted memory.
+            std::mem::forget(self.shared.pool.clone());
+            tracing::warn!("the kernel did not finish all operations in time; their buffers are left to it");
+        }
+        result
+    }
+
+    fn poll(&self, id: TaskId) {
+        let Some(mut task) = self.shared.tasks.borrow_mut().get_mut(id.0).and_then(Option::take) else {
+            return;
+        };
+        self.shared.current.set(id);
+        let done = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        self.shared.current.set(TaskId::NONE);
+        if done {
+            drop(task);
+            self.shared.tasks.borrow_mut().remove(id.0);
+            self.shared.driver.borrow_mut().schedule.remove(id);
+        } else if let Some(place) = self.shared.tasks.borrow_mut().get_mut(id.0) {
+            *place = Some(task);
+        }
+    }
+
+    /// Starts a task.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
+        let id = TaskId(self.shared.tasks.borrow_mut().insert(Some(Box::pin(future))));
+        self.shared.driver.borrow_mut().schedule.add(id);
+        id
+    }
+
+    /// The task that is running.
+    #[must_use]
+    pub fn current_task(&self) -> TaskId {
+        self.shared.current.get()
+    }
+
+    /// Wakes a task of this worker.
+    pub fn wake(&self, task: TaskId) {
+        self.shared.driver.borrow_mut().schedule.wake(task);
+    }
+
+    /// Waits until something happens to one of the task's sockets, listeners or mailboxes, somebody wakes it, or
+    /// `deadline` comes. May also return without a reason: callers look at their sockets' state and at the clock.
+    pub fn wait(&self, deadline: Millis) -> Wait<'_> {
+        Wait { ring: self, deadline, waiting: false }
+    }
+
+    /// The time of this turn of the loop.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.shared.driver.borrow().now
+    }
+
+    /// An empty buffer to write a head into.
+    #[must_use]
+    pub fn write_buf(&self) -> WriteBuf {
+        self.shared.pool.write_buf()
+    }
+
+    /// Takes over a connected stream socket. It belongs to no task yet.
+    #[must_use]
+    pub fn adopt(&self, fd: OwnedFd) -> Socket {
+        Socket { id: self.shared.driver.borrow_mut().adopt(fd), ring: self.clone() }
+    }
+
+    /// Connects `fd` to `address`; [`Status::link`] tells how it went.
+    #[must_use]
+    pub fn connect(&self, fd: OwnedFd, address: &SockAddr) -> Socket {
+        Socket {
+            id: self.shared.driver.borrow_mut().connect(fd, Box::new(address.clone())),
+            ring: self.clone(),
+        }
+    }
+
+    /// Accepts on a listening socket, on behalf of `task`.
+    #[must_use]
+    pub fn listen(&self, fd: OwnedFd, task: TaskId) -> Acceptor {
+        let mut driver = self.shared.driver.borrow_mut();
+        let id = driver.listeners.insert(Listener {
+            fd,
+            task,
+            armed: false,
+            paused: false,
+            closing: false,
+            accepted: std::collections::VecDeque::new(),
+            error: None,
+        });
+        driver.touch_listener(id);
+        drop(driver);
+        Acceptor { id, ring: self.clone() }
+    }
+
+    /// Makes the running task the one that hears of sockets that belong to no task.
+    pub fn adopt_orphans(&self) {
+        self.shared.driver.borrow_mut().orphan_task = self.current_task();
+    }
+
+    /// The next socket without a task to which something happened.
+    #[must_use]
+    pub fn next_orphan(&self) -> Option<SocketId> {
+        self.shared.driver.borrow_mut().orphans.pop_front().map(SocketId)
+    }
+
+    /// What the ring has seen so far.
+    #[must_use]
+    pub fn stats(&self) -> RingStats {
+        self.shared.driver.borrow().stats()
+    }
+}
+
+/// See [`Ring::wait`].
+pub struct Wait<'r> {
+    ring: &'r Ring,
+    deadline: Millis,
+    waiting: bool,
+}
+
+impl Future for Wait<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.waiting {
+            return Poll::Ready(());
+        }
+        self.waiting = true;
+        let task = self.ring.current_task();
+        self.ring.shared.driver.borrow_mut().schedule.set_deadline(task, self.deadline);
+        Poll::Pending
+    }
+}
+
+/// Names a socket without owning it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketId(SlotId);
+
+/// What a socket looks like at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// Connecting, connected or failed.
+    pub link: Link,
+    /// Bytes received and not yet taken.
+    pub unread: usize,
+    /// The peer has sent FIN (behind the unread bytes).
+    pub eof: bool,
+    /// errno of a failed receive (behind the unread bytes), or 0.
+    pub recv_error: i32,
+    /// errno of a failed send, or 0. What was queued is gone then.
+    pub send_error: i32,
+    /// Bytes queued or in flight towards the peer.
+    pub unsent: usize,
+    /// When a byte last came or went.
+    pub activity: Millis,
+}
+
+impl Status {
+    /// The receiving direction has failed and everything before that was taken.
+    #[must_use]
+    pub const fn is_reset(&self) -> bool {
+        self.recv_error != 0 && self.unread == 0
+    }
+
+    /// The peer has ended its direction and everything before that was taken.
+    #[must_use]
+    pub const fn is_eof(&self) -> bool {
+        self.eof && self.unread == 0
+    }
+}
+
+/// A stream socket; dropping it closes it, unsent bytes are lost then.
+pub struct Socket {
+    ring: Ring,
+    id: SlotId,
+}
+
+impl Socket {
+    /// The handle of this socket.
+    #[must_use]
+    pub const fn id(&self) -> SocketId {
+        SocketId(self.id)
+    }
+
+    /// Events of this socket wake `task` from now on; [`TaskId::NONE`] makes it an orphan.
+    pub fn attach(&self, task: TaskId) {
+        if let Some(slot) = self.ring.shared.driver.borrow_mut().sockets.get_mut(self.id) {
+            slot.task = task;
+            slot.wake_below = None;
+        }
+    }
+
+    /// The state of this socket.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let driver = self.ring.shared.driver.borrow();
+        let Some(slot) = driver.sockets.get(self.id) else {
+            // Not reached: the slot lives as long as this handle. A socket that is gone looks like one that failed.
+            return Status {
+                link: Link::Failed(libc::EBADF),
+                unread: 0,
+                eof: false,
+                recv_error: libc::EBADF,
+                send_error: libc::EBADF,
+                unsent: 0,
+                activity: 0,
+            };
+        };
+        Status {
+            link: slot.link,
+            unread: slot.input.bytes(),
+            eof: slot.eof,
+            recv_error: slot.recv_error,
+            send_error: slot.send_error,
+            unsent: slot.output.bytes(),
+            activity: slot.activity,
+        }
+    }
+
+    /// Takes the next received chunk.
+    #[must_use]
+    pub fn receive(&self) -> Option<Chunk> {
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        let Driver { sockets, links, .. } = &mut *driver;
+        links.pop_front(&mut sockets.get_mut(self.id)?.input)
+    }
+
+    /// Puts back what was taken and not used.
+    pub fn unread(&self, chunk: Chunk) {
+        if chunk.is_empty() {
+            return;
+        }
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        let Driver { sockets, links, .. } = &mut *driver;
+        if let Some(slot) = sockets.get_mut(self.id) {
+            links.push_front(&mut slot.input, chunk);
+        }
+    }
+
+    /// Queues a chunk to send. Queueing on a failed socket drops it; [`Status::send_error`] tells.
+    pub fn send(&self, chunk: Chunk) {
+        if chunk.is_empty() {
+            return;
+        }
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        let Driver { sockets, links, .. } = &mut *driver;
+        if let Some(slot) = sockets.get_mut(self.id)
+            && slot.send_error == 0
+        {
+            links.push_back(&mut slot.output, chunk);
+            driver.touch(self.id);
+        }
+    }
+
+    /// Wakes the task when no more than `bytes` are unsent; `None` takes that back.
+    pub fn wake_when_unsent_below(&self, bytes: Option<u32>) {
+        if let Some(slot) = self.ring.shared.driver.borrow_mut().sockets.get_mut(self.id) {
+            slot.wake_below = bytes;
+        }
+    }
+
+    /// Sends FIN behind what is queued; receiving goes on.
+    pub fn shutdown_write(&self) {
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        if let Some(slot) = driver.sockets.get_mut(self.id) {
+            slot.shutdown = true;
+            driver.touch(self.id);
+        }
+    }
+
+    /// Closes with RST: the peer learns that something was cut off.
+    pub fn reset(self) {
+        self.ring.shared.driver.borrow_mut().close(self.id, true);
+    }
+
+    /// The descriptor, for options and addresses. It stays the socket's.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.ring.shared.driver.borrow().sockets.get(self.id).map_or(-1, |slot| slot.fd)
+    }
+
+    /// Address of the peer, if it has one.
+    #[must_use]
+    pub fn peer(&self) -> Option<std::net::SocketAddr> {
+        peer_of(self.raw_fd())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.ring.shared.driver.borrow_mut().close(self.id, false);
+    }
+}
+
+/// A listening socket that is being accepted on; dropping it closes it.
+pub struct Acceptor {
+    ring: Ring,
+    id: SlotId,
+}
+
+impl Acceptor {
+    /// The next accepted connection, or why accepting stopped (then it is paused). The task is woken when there is more.
+    #[must_use]
+    pub fn take(&self) -> Option<Result<OwnedFd, i32>> {
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        let listener = driver.listeners.get_mut(self.id)?;
+        if let Some(fd) = listener.accepted.pop_front() {
+            return Some(Ok(fd));
+        }
+        listener.error.take().map(Err)
+    }
+
+    /// Stops accepting; what is accepted already can still be taken.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// Accepts again.
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        if let Some(listener) = driver.listeners.get_mut(self.id)
+            && listener.paused != paused
+        {
+            listener.paused = paused;
+            driver.touch_listener(self.id);
+        }
+    }
+
+    /// The descriptor, for options and addresses. It stays the acceptor's.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.ring.shared.driver.borrow().listeners.get(self.id).map_or(-1, |listener| listener.fd.as_raw_fd())
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.ring.shared.driver.borrow_mut().close_listener(self.id);
+    }
+}
+
+fn peer_of(fd: RawFd) -> Option<std::net::SocketAddr> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open: the slot that owns it is borrowed from a live `Socket`.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
+}

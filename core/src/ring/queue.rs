@@ -1,0 +1,184 @@
+//! Queues of chunks: one slab of links for all sockets of a worker, so that an idle socket's empty queues cost
+//! twelve bytes each and no queue ever allocates for itself.
+
+use super::buffers::Chunk;
+
+const END: u32 = u32::MAX;
+
+struct Link {
+    chunk: Option<Chunk>,
+    next: u32,
+}
+
+/// The links of all queues.
+#[derive(Default)]
+pub(super) struct Links {
+    links: Vec<Link>,
+    free: Vec<u32>,
+}
+
+/// One queue; its chunks live in [`Links`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queue {
+    first: u32,
+    last: u32,
+    bytes: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { first: END, last: END, bytes: 0 }
+    }
+}
+
+impl Queue {
+    pub(super) fn is_empty(self) -> bool {
+        self.first == END
+    }
+
+    /// Sum of the lengths of the chunks.
+    pub(super) fn bytes(self) -> usize {
+        self.bytes as usize
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // quotas and high-water marks bound queues far below 4 GiB
+fn length(chunk: &Chunk) -> u32 {
+    chunk.len() as u32
+}
+
+impl Links {
+    fn link(&mut self, chunk: Chunk, next: u32) -> u32 {
+        let link = Link { chunk: Some(chunk), next };
+        if let Some(index) = self.free.pop() {
+            self.links[index as usize] = link;
+            return index;
+        }
+        self.links.push(link);
+        #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 links
+        {
+            (self.links.len() - 1) as u32
+        }
+    }
+
+    pub(super) fn push_back(&mut self, queue: &mut Queue, chunk: Chunk) {
+        queue.bytes += length(&chunk);
+        let index = self.link(chunk, END);
+        if queue.last == END {
+            queue.first = index;
+        } else {
+            self.links[queue.last as usize].next = index;
+        }
+        queue.last = index;
+    }
+
+    pub(super) fn push_front(&mut self, queue: &mut Queue, chunk: Chunk) {
+        queue.bytes += length(&chunk);
+        queue.first = self.link(chunk, queue.first);
+        if queue.last == END {
+            queue.last = queue.first;
+        }
+    }
+
+    pub(super) fn pop_front(&mut self, queue: &mut Queue) -> Option<Chunk> {
+        let index = queue.first;
+        let link = self.links.get_mut(index as usize)?;
+        let chunk = link.chunk.take()?;
+        queue.first = link.next;
+        if queue.first == END {
+            queue.last = END;
+        }
+        queue.bytes -= length(&chunk);
+        self.free.push(index);
+        Some(chunk)
+    }
+
+    /// Drops the first `n` bytes, which the queue must have.
+    pub(super) fn consume(&mut self, queue: &mut Queue, mut n: usize) {
+        while n > 0 {
+            let Some(chunk) = self.links.get_mut(queue.first as usize).and_then(|link| link.chunk.as_mut())
+            else {
+                debug_assert!(false, "consumed more than was queued");
+                return;
+            };
+            if chunk.len() > n {
+                chunk.advance(n);
+                #[allow(clippy::cast_possible_truncation)] // n is below a chunk's length
+                {
+                    queue.bytes -= n as u32;
+                }
+                return;
+            }
+            n -= chunk.len();
+            self.pop_front(queue);
+        }
+    }
+
+    pub(super) fn clear(&mut self, queue: &mut Queue) {
+        while self.pop_front(queue).is_some() {}
+    }
+
+    /// The last chunk.
+    pub(super) fn last_mut(&mut self, queue: Queue) -> Option<&mut Chunk> {
+        self.links.get_mut(queue.last as usize)?.chunk.as_mut()
+    }
+
+    /// Copies `bytes` behind the last chunk where that has room; see [`Chunk::append`].
+    pub(super) fn append(&mut self, queue: &mut Queue, bytes: &[u8]) -> bool {
+        let appended = self.last_mut(*queue).is_some_and(|chunk| chunk.append(bytes));
+        if appended {
+            #[allow(clippy::cast_possible_truncation)] // bounded by the size of a buffer
+            {
+                queue.bytes += bytes.len() as u32;
+            }
+        }
+        appended
+    }
+
+    /// The chunks from first to last.
+    pub(super) fn iter(&self, queue: Queue) -> impl Iterator<Item = &Chunk> {
+        let mut index = queue.first;
+        std::iter::from_fn(move || {
+            let link = self.links.get(index as usize)?;
+            index = link.next;
+            link.chunk.as_ref()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::buffers::Pool;
+    use super::*;
+
+    fn chunk(pool: &Pool, text: &str) -> Chunk {
+        let mut buf = pool.write_buf();
+        buf.bytes.extend_from_slice(text.as_bytes());
+        buf.freeze()
+    }
+
+    fn text(links: &Links, queue: Queue) -> String {
+        links.iter(queue).map(|c| String::from_utf8_lossy(c.as_slice()).into_owned()).collect()
+    }
+
+    #[test]
+    fn chunks_leave_in_order_and_bytes_add_up() {
+        let pool = Pool::new(1, 4096).unwrap();
+        let mut links = Links::default();
+        let (mut a, mut b) = (Queue::default(), Queue::default());
+        links.push_back(&mut a, chunk(&pool, "one"));
+        links.push_back(&mut b, chunk(&pool, "uno"));
+        links.push_back(&mut a, chunk(&pool, "two"));
+        links.push_front(&mut a, chunk(&pool, "zero"));
+        assert_eq!((text(&links, a).as_str(), a.bytes()), ("zeroonetwo", 10));
+        links.consume(&mut a, 5);
+        assert_eq!((text(&links, a).as_str(), a.bytes()), ("netwo", 5));
+        links.consume(&mut a, 5);
+        assert!(a.is_empty() && a.bytes() == 0);
+        links.push_front(&mut a, chunk(&pool, "x"));
+        links.push_back(&mut a, chunk(&pool, "y"));
+        assert_eq!(text(&links, a), "xy");
+        links.clear(&mut a);
+        assert_eq!(text(&links, b), "uno");
+    }
+}

@@ -1,0 +1,225 @@
+//! One connected (or connecting, or closing) stream socket: what it owns and which operations it has in flight.
+//!
+//! A socket has at most one recv, one send and one connect in flight. It owns their buffers: received chunks wait in
+//! `input` until somebody takes them, chunks to send wait in `output` until the completion that sent them.
+
+use std::os::fd::RawFd;
+
+use io_uring::squeue::Entry;
+use io_uring::{opcode, squeue, types};
+
+use super::kernel::BUFFER_GROUP;
+use super::queue::{Links, Queue};
+use super::schedule::TaskId;
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::base::slots::SlotId;
+
+/// What an operation is, in the top byte of its `user_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Recv = 1,
+    Send = 2,
+    Connect = 3,
+    Accept = 4,
+    Watch = 5,
+    /// Nobody waits for it: it completes silently unless it fails.
+    Silent = 6,
+}
+
+impl Kind {
+    /// kind (8 bits) | generation (24) | slot (32)
+    pub(super) fn user_data(self, id: SlotId) -> u64 {
+        u64::from(self as u8) << 56 | u64::from(id.generation) << 32 | u64::from(id.index)
+    }
+
+    pub(super) fn parse(user_data: u64) -> Option<(Self, SlotId)> {
+        let kind = match user_data >> 56 {
+            1 => Self::Recv,
+            2 => Self::Send,
+            3 => Self::Connect,
+            4 => Self::Accept,
+            5 => Self::Watch,
+            6 => Self::Silent,
+            _ => return None,
+        };
+        #[allow(clippy::cast_possible_truncation)] // cutting the parts out is the point
+        let id = SlotId { index: user_data as u32, generation: (user_data >> 32) as u32 & 0x00ff_ffff };
+        Some((kind, id))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recv {
+    /// No recv is in flight.
+    Idle,
+    /// A multishot recv is in flight.
+    Armed,
+    /// It has been asked to stop; its last completion is still to come.
+    Cancelling,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// The connect operation is in flight.
+    Connecting,
+    /// Bytes can flow.
+    Connected,
+    /// Connecting failed with this errno.
+    Failed(i32),
+}
+
+#[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
+pub(super) struct Slot {
+    pub(super) fd: RawFd,
+    /// Who is woken; nobody while the socket rests in a pool.
+    pub(super) task: TaskId,
+    pub(super) link: Link,
+    pub(super) recv: Recv,
+    pub(super) sending: bool,
+    /// The send in flight uses this entry of the driver's vectors.
+    pub(super) vectors: Option<u32>,
+    /// The peer has sent FIN.
+    pub(super) eof: bool,
+    /// A FIN of ours goes out behind the last byte of `output`.
+    pub(super) shutdown: bool,
+    pub(super) closing: bool,
+    /// Close with RST instead of FIN.
+    pub(super) reset: bool,
+    /// In the driver's list of sockets to look at before the next enter.
+    pub(super) dirty: bool,
+    /// In the driver's list of sockets that found no buffer.
+    pub(super) parked: bool,
+    /// Recv was stopped because of the quota; half of what it held must be gone before it is armed again.
+    pub(super) throttled: bool,
+    /// The task wants to know when `output` has drained to this many bytes.
+    pub(super) wake_below: Option<u32>,
+    pub(super) recv_error: i32,
+    pub(super) send_error: i32,
+    /// Receive buffers charged to this socket.
+    pub(super) held: u32,
+    pub(super) input: Queue,
+    pub(super) output: Queue,
+    /// When a byte last came or went.
+    pub(super) activity: Millis,
+}
+
+impl Slot {
+    pub(super) fn new(fd: RawFd, link: Link, now: Millis) -> Self {
+        Self {
+            fd,
+            task: TaskId::NONE,
+            link,
+            recv: Recv::Idle,
+            sending: false,
+            vectors: None,
+            eof: false,
+            shutdown: false,
+            closing: false,
+            reset: false,
+            dirty: false,
+            parked: false,
+            throttled: false,
+            wake_below: None,
+            recv_error: 0,
+            send_error: 0,
+            held: 0,
+            input: Queue::default(),
+            output: Queue::default(),
+            activity: now,
+        }
+    }
+
+    /// Whether a recv should be put in flight now, given what the socket may hold.
+    pub(super) fn wants_recv(&self, quota: u32) -> bool {
+        self.recv == Recv::Idle
+            && self.link == Link::Connected
+            && !(self.eof || self.closing || self.parked)
+            && self.recv_error == 0
+            && self.held < quota
+            && !(self.throttled && self.held > quota / 2)
+    }
+
+    pub(super) fn wants_send(&self) -> bool {
+        self.link == Link::Connected
+            && !self.sending
+            && !self.closing
+            && self.send_error == 0
+            && !self.output.is_empty()
+    }
+
+    /// Nothing is in flight, so the descriptor can be closed.
+    pub(super) fn is_joined(&self) -> bool {
+        self.recv == Recv::Idle && !self.sending && self.link != Link::Connecting
+    }
+
+    pub(super) fn recv_entry(&self, id: SlotId) -> Entry {
+        opcode::RecvMulti::new(types::Fd(self.fd), BUFFER_GROUP).build().user_data(Kind::Recv.user_data(id))
+    }
+
+    pub(super) fn close_entry(&self, id: SlotId) -> Entry {
+        opcode::Close::new(types::Fd(self.fd))
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Kind::Silent.user_data(id))
+    }
+}
+
+/// Asks the operation of this `kind` on socket `id` to stop; its own completion tells the result.
+pub(super) fn cancel_entry(kind: Kind, id: SlotId) -> Entry {
+    opcode::AsyncCancel::new(kind.user_data(id))
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+        .user_data(Kind::Silent.user_data(id))
+}
+
+/// What a vectored send points to; boxed, because the kernel may read it until the completion.
+pub(super) struct SendVectors {
+    header: libc::msghdr,
+    vectors: [libc::iovec; limits::SEND_VECTORS],
+}
+
+impl SendVectors {
+    pub(super) fn new() -> Box<Self> {
+        const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: all fields of msghdr are integers and pointers, for which zero is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Box::new(Self { header, vectors: [NOTHING; limits::SEND_VECTORS] })
+    }
+
+    /// An entry that sends the first chunks of `output`.
+    pub(super) fn entry(&mut self, slot: &Slot, id: SlotId, links: &Links) -> Entry {
+        let mut count = 0;
+        for (vector, chunk) in self.vectors.iter_mut().zip(links.iter(slot.output)) {
+            *vector = libc::iovec { iov_base: chunk.as_ptr().cast_mut().cast(), iov_len: chunk.len() };
+            count += 1;
+        }
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = count;
+        opcode::SendMsg::new(types::Fd(slot.fd), &raw const self.header)
+            .flags(libc::MSG_NOSIGNAL.cast_unsigned())
+            .build()
+            .user_data(Kind::Send.user_data(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_goes_there_and_back() {
+        let id = SlotId { index: 0xfedc_ba98, generation: 0x00ab_cdef };
+        for kind in [Kind::Recv, Kind::Send, Kind::Connect, Kind::Accept, Kind::Watch, Kind::Silent] {
+            assert_eq!(Kind::parse(kind.user_data(id)), Some((kind, id)));
+        }
+        assert_eq!(Kind::parse(0), None);
+    }
+
+    #[test]
+    fn a_slot_is_small() {
+        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+    }
+}

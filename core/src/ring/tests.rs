@@ -1,0 +1,181 @@
+//! The runtime against real sockets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use super::*;
+use crate::base::clock::NEVER;
+
+fn ring() -> Ring {
+    Ring::new(4096, 64 * 4096).unwrap()
+}
+
+/// Echoes what comes on one accepted connection until its end, then ends itself.
+async fn echo(ring: Ring, listener: OwnedFd) {
+    let acceptor = ring.listen(listener, ring.current_task());
+    let fd = loop {
+        match acceptor.take() {
+            Some(fd) => break fd.unwrap(),
+            None => ring.wait(NEVER).await,
+        }
+    };
+    let socket = ring.adopt(fd);
+    socket.attach(ring.current_task());
+    loop {
+        let status = socket.status();
+        assert_eq!((status.recv_error, status.send_error), (0, 0));
+        if status.unsent > 0 {
+            socket.wake_when_unsent_below(Some(0));
+        } else if let Some(chunk) = socket.receive() {
+            socket.send(chunk);
+            continue;
+        } else if status.eof {
+            return;
+        }
+        ring.wait(NEVER).await;
+    }
+}
+
+#[test]
+fn bytes_come_back_in_order_through_a_pool_that_is_too_small() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let expected = sent.clone();
+    let client = std::thread::spawn(move || {
+        let stream = TcpStream::connect(address).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            for piece in sent.chunks(7919) {
+                writer.write_all(piece).unwrap();
+            }
+            writer.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        { &stream }.read_to_end(&mut back).unwrap();
+        writing.join().unwrap();
+        back
+    });
+    let ring = ring();
+    ring.run(echo(ring.clone(), listener.into())).unwrap();
+    assert!(client.join().unwrap() == expected);
+    let stats = ring.stats();
+    assert_eq!(stats.buffers_in_use, 0, "every buffer is back");
+}
+
+#[test]
+fn a_deadline_wakes_a_task_that_nothing_else_wakes() {
+    let ring = ring();
+    let inner = ring.clone();
+    let start = std::time::Instant::now();
+    ring.run(async move { inner.wait(inner.now() + 30).await }).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(29), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_refused_connection_says_so_and_a_dropped_one_is_joined() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = SockAddr::from(listener.local_addr().unwrap());
+    drop(listener);
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let open = || {
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .map(OwnedFd::from)
+                .unwrap()
+        };
+        drop(inner.connect(open(), &address));
+        let socket = inner.connect(open(), &address);
+        socket.attach(inner.current_task());
+        while socket.status().link == Link::Connecting {
+            inner.wait(NEVER).await;
+        }
+        assert_eq!(socket.status().link, Link::Failed(libc::ECONNREFUSED));
+    })
+    .unwrap();
+}
+
+#[test]
+fn messages_from_another_thread_arrive_in_order() {
+    let (sender, unbound) = mailbox::mailbox::<u32>().unwrap();
+    let thread = std::thread::spawn(move || {
+        for n in 0..10_000 {
+            let mut message = n;
+            while let Err(back) = sender.send(message) {
+                message = back;
+                std::thread::yield_now();
+            }
+        }
+    });
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let mailbox = unbound.bind(&inner, inner.current_task());
+        let mut next = 0;
+        while next < 10_000 {
+            match mailbox.take() {
+                Some(n) => {
+                    assert_eq!(n, next);
+                    next += 1;
+                }
+                None => inner.wait(NEVER).await,
+            }
+        }
+    })
+    .unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_reader_that_does_not_read_cannot_hold_more_than_its_quota() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        // Fill the pipe until nobody takes more for a while.
+        let mut quiet = 0;
+        while quiet < 50 {
+            match stream.write(&[7; 65536]) {
+                Ok(_) => quiet = 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    quiet += 1;
+                    std::thread::sleep(Duration::from_millis(2)); // polling the other thread's progress
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        stream
+    });
+    let ring = Ring::new(4096, 1024 * 4096).unwrap();
+    let inner = ring.clone();
+    ring.run(async move {
+        let acceptor = inner.listen(listener.into(), inner.current_task());
+        let fd = loop {
+            match acceptor.take() {
+                Some(fd) => break fd.unwrap(),
+                None => inner.wait(NEVER).await,
+            }
+        };
+        let socket = inner.adopt(fd);
+        socket.attach(inner.current_task());
+        while !client.is_finished() {
+            inner.wait(inner.now() + 5).await;
+            // One multishot recv may bring up to 32 buffers more before it sees the cancellation.
+            let held = inner.stats().buffers_in_use;
+            assert!(held <= limits::SOCKET_BUFFER_QUOTA as usize + 64, "{held} buffers held");
+        }
+        drop(client.join().unwrap());
+        let mut total = 0;
+        while !socket.status().is_eof() {
+            match socket.receive() {
+                Some(chunk) => total += chunk.len(),
+                None => inner.wait(NEVER).await,
+            }
+        }
+        assert!(total > 100_000);
+    })
+    .unwrap();
+}

@@ -1,0 +1,252 @@
+//! Clusters as one worker sees them: endpoints, their load, and the pool of idle connections to each.
+//!
+//! Everything here belongs to one worker; nothing is shared, so nothing is locked.
+
+mod balance;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use socket2::{Domain, SockAddr, Type};
+
+use self::balance::{Candidate, RoundRobin};
+use crate::base::clock::{Millis, deadline};
+use crate::base::random::Random;
+use crate::config::model::{self, Address, ClusterIndex, EndpointTarget};
+use crate::ring::{Link, Ring, Socket, TaskId};
+
+/// Addresses of the endpoints of a cluster, names resolved, with their weights.
+pub type Resolved = Vec<(Address, u32)>;
+
+/// All clusters of a worker.
+pub struct Upstreams {
+    clusters: Vec<Rc<Cluster>>,
+}
+
+impl Upstreams {
+    /// The clusters of a configuration with the addresses known so far.
+    ///
+    /// # Panics
+    /// If `resolved` has not one entry per cluster.
+    #[must_use]
+    pub fn new(clusters: &[Arc<model::Cluster>], resolved: &[Resolved]) -> Self {
+        assert_eq!(clusters.len(), resolved.len());
+        let clusters = clusters.iter().zip(resolved).map(|(config, resolved)| {
+            let cluster = Cluster {
+                config: Arc::clone(config),
+                endpoints: RefCell::default(),
+                round_robin: RefCell::default(),
+            };
+            cluster.set_endpoints(resolved);
+            Rc::new(cluster)
+        });
+        Self { clusters: clusters.collect() }
+    }
+
+    /// The cluster at a position of the configuration.
+    #[must_use]
+    pub fn cluster(&self, index: ClusterIndex) -> &Rc<Cluster> {
+        &self.clusters[index]
+    }
+
+    /// Closes idle connections that have expired or to which something happened: an idle connection that says
+    /// anything, be it only FIN, is of no use.
+    pub fn sweep(&self, now: Millis) {
+        for cluster in &self.clusters {
+            for endpoint in cluster.endpoints.borrow().iter() {
+                let expired = |idle: &Idle| deadline(idle.since, cluster.config.idle_timeout_ms) <= now;
+                endpoint.idle.borrow_mut().retain(|idle| !expired(idle) && is_clean(&idle.socket));
+            }
+        }
+    }
+
+    /// Whether any connection is idle in a pool.
+    #[must_use]
+    pub fn has_idle(&self) -> bool {
+        self.clusters.iter().any(|c| c.endpoints.borrow().iter().any(|e| !e.idle.borrow().is_empty()))
+    }
+}
+
+/// A cluster: its endpoints, and whose turn it is.
+pub struct Cluster {
+    /// Its configuration.
+    pub config: Arc<model::Cluster>,
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    round_robin: RefCell<RoundRobin>,
+}
+
+/// An endpoint: one address.
+pub struct Endpoint {
+    /// Where it is.
+    pub address: Address,
+    sockaddr: SockAddr,
+    weight: Cell<u32>,
+    active: Cell<u32>,
+    idle: RefCell<VecDeque<Idle>>,
+}
+
+struct Idle {
+    socket: Socket,
+    since: Millis,
+    requests: u32,
+}
+
+/// A connection that came from the pool.
+pub struct Pooled {
+    /// The connection; nothing unread, nothing unsent.
+    pub socket: Socket,
+    /// Requests that it has served.
+    pub requests: u32,
+}
+
+impl Cluster {
+    /// Replaces the endpoints; those that stay keep their connections.
+    pub fn set_endpoints(&self, resolved: &Resolved) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let old = std::mem::take(&mut *endpoints);
+        for (address, weight) in resolved {
+            let known = old.iter().find(|endpoint| endpoint.address == *address);
+            if let Some(endpoint) = known {
+                endpoint.weight.set(*weight);
+                endpoints.push(Rc::clone(endpoint));
+            } else if let Ok(sockaddr) = sockaddr(address) {
+                endpoints.push(Rc::new(Endpoint {
+                    address: address.clone(),
+                    sockaddr,
+                    weight: Cell::new(*weight),
+                    active: Cell::new(0),
+                    idle: RefCell::default(),
+                }));
+            }
+        }
+        *self.round_robin.borrow_mut() = RoundRobin::default();
+    }
+
+    /// Chooses an endpoint that is not among `tried`.
+    pub fn pick(&self, tried: &[Rc<Endpoint>], random: &mut Random) -> Option<Lease> {
+        let endpoints = self.endpoints.borrow();
+        let candidate = |n: usize| Candidate {
+            weight: endpoints[n].weight.get(),
+            active: endpoints[n].active.get(),
+            tried: tried.iter().any(|t| Rc::ptr_eq(t, &endpoints[n])),
+        };
+        let mut round_robin = self.round_robin.borrow_mut();
+        let n =
+            balance::pick(self.config.load_balancing, endpoints.len(), candidate, &mut round_robin, random)?;
+        Some(Lease::new(Rc::clone(&endpoints[n])))
+    }
+
+    /// Whether there is anywhere to go at all.
+    #[must_use]
+    pub fn has_endpoints(&self) -> bool {
+        !self.endpoints.borrow().is_empty()
+    }
+
+    /// Takes an idle connection to `endpoint`, the one used last. With `repeatable` false only one that was in use a
+    /// moment ago, because a request that must not be repeated must not meet an origin that is just hanging up.
+    #[must_use]
+    pub fn checkout(&self, endpoint: &Endpoint, now: Millis, repeatable: bool) -> Option<Pooled> {
+        let mut idle = endpoint.idle.borrow_mut();
+        while let Some(newest) = idle.back() {
+            if !repeatable && deadline(newest.since, self.config.unsafe_reuse_within_ms) <= now {
+                return None;
+            }
+            let expired = deadline(newest.since, self.config.idle_timeout_ms) <= now;
+            let taken = idle.pop_back()?;
+            if !expired && is_clean(&taken.socket) {
+                return Some(Pooled { socket: taken.socket, requests: taken.requests });
+            }
+        }
+        None
+    }
+
+    /// Puts a connection into the pool, or closes it when it is used up or the pool is full.
+    pub fn checkin(&self, endpoint: &Endpoint, socket: Socket, requests: u32, now: Millis) {
+        if requests >= self.config.requests_per_connection
+            || self.config.max_idle_connections == 0
+            || !is_clean(&socket)
+            || !self.endpoints.borrow().iter().any(|e| std::ptr::eq(&raw const **e, endpoint))
+        {
+            return;
+        }
+        socket.attach(TaskId::NONE);
+        let mut idle = endpoint.idle.borrow_mut();
+        if idle.len() >= self.config.max_idle_connections {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { socket, since: now, requests });
+    }
+}
+
+impl Endpoint {
+    /// Starts a connection.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn connect(&self, ring: &Ring) -> io::Result<Socket> {
+        let (domain, tcp) = match &self.address {
+            Address::Ip(SocketAddr::V4(_)) => (Domain::IPV4, true),
+            Address::Ip(SocketAddr::V6(_)) => (Domain::IPV6, true),
+            Address::Unix(_) => (Domain::UNIX, false),
+        };
+        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+        if tcp {
+            socket.set_tcp_nodelay(true)?;
+        }
+        Ok(ring.connect(OwnedFd::from(socket), &self.sockaddr))
+    }
+}
+
+/// The use of an endpoint by one exchange or connection; counts as load until dropped.
+pub struct Lease(Rc<Endpoint>);
+
+impl Lease {
+    fn new(endpoint: Rc<Endpoint>) -> Self {
+        endpoint.active.set(endpoint.active.get() + 1);
+        Self(endpoint)
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Rc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+/// The addresses that need no resolving.
+#[must_use]
+pub fn literal_endpoints(cluster: &model::Cluster) -> Resolved {
+    let literal = |endpoint: &model::Endpoint| match &endpoint.target {
+        EndpointTarget::Address(address) => Some((address.clone(), endpoint.weight)),
+        EndpointTarget::Name { .. } => None,
+    };
+    cluster.endpoints.iter().filter_map(literal).collect()
+}
+
+fn sockaddr(address: &Address) -> io::Result<SockAddr> {
+    match address {
+        Address::Ip(address) => Ok(SockAddr::from(*address)),
+        Address::Unix(path) => SockAddr::unix(path),
+    }
+}
+
+fn is_clean(socket: &Socket) -> bool {
+    let status = socket.status();
+    status.link == Link::Connected
+        && status.unread == 0
+        && status.unsent == 0
+        && !status.eof
+        && status.recv_error == 0
+        && status.send_error == 0
+}
