@@ -9,5 +9,8 @@ mod harness;
 mod http1;
 mod limits;
 mod responses;
+mod routing;
 mod strictness;
 mod support;
+mod tcp;
+mod upgrade;

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::Shutdown;
@@ -198,8 +199,29 @@ impl Client {
         self.wire.socket().shutdown(Shutdown::Write);
     }
 
+    /// The sending side, for a thread of its own.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender { socket: Arc::clone(self.wire.socket()) }
+    }
+
     /// Resets the connection.
     pub(crate) fn reset(self) {
         self.wire.socket().reset_on_close();
+    }
+}
+
+/// The sending side of a [`Client`].
+pub(crate) struct Sender {
+    socket: Arc<Socket>,
+}
+
+impl Sender {
+    #[track_caller]
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        self.socket.send_all(bytes).unwrap_or_else(|failure| panic!("cannot send: {failure}"));
+    }
+
+    pub(crate) fn finish_sending(&self) {
+        self.socket.shutdown(Shutdown::Write);
     }
 }

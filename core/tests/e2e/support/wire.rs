@@ -70,6 +70,15 @@ impl Socket {
         }
     }
 
+    /// Sends everything.
+    pub(crate) fn send_all(&self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let count = self.send(bytes)?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<usize, Failure> {
         loop {
             match nix::sys::socket::send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
@@ -245,12 +254,8 @@ impl Wire {
     }
 
     /// Sends everything.
-    pub(crate) fn send(&self, mut bytes: &[u8]) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            let count = self.socket.send(bytes)?;
-            bytes = &bytes[count..];
-        }
-        Ok(())
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.socket.send_all(bytes)
     }
 
     /// Sends until the peer takes nothing for `quiet`; returns how much it took.
