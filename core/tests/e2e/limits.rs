@@ -5,12 +5,6 @@ use std::time::{Duration, Instant};
 use crate::support::origin::ok;
 use crate::support::*;
 
-/// A proxy in front of one origin, with further keys for the listener.
-#[track_caller]
-fn proxy_with(origin: &Origin, listener: &str) -> Proxy {
-    Proxy::start(Config::to([origin.addr()]).listener(listener).http())
-}
-
 /// Reads the refusal and the end of the connection.
 #[track_caller]
 fn expect_refusal(client: &mut Client, status: u16) {
@@ -30,7 +24,7 @@ fn head_of(size: usize) -> String {
 #[test]
 fn heads_are_limited_in_size() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { head_size = \"2KiB\" }");
+    let proxy = Proxy::with_listener(&origin, "limits = { head_size = \"2KiB\" }");
     let endless = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(5000));
     let table = [("one byte over", head_of(2049)), ("without end", endless), ("many fields", many)];
@@ -68,7 +62,7 @@ fn heads_are_limited_by_default() {
 #[test]
 fn targets_are_limited_in_size() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { head_size = \"2KiB\" }");
+    let proxy = Proxy::with_listener(&origin, "limits = { head_size = \"2KiB\" }");
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(3000));
     let endless = format!("GET /{}", "y".repeat(100_000));
     cases([("too long", long), ("without end", endless)], |request| {
@@ -82,7 +76,7 @@ fn targets_are_limited_in_size() {
 #[test]
 fn methods_are_limited_in_size() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { head_size = \"2KiB\" }");
+    let proxy = Proxy::with_listener(&origin, "limits = { head_size = \"2KiB\" }");
     let mut client = proxy.connect();
     let _ = client.try_send("G".repeat(100_000));
     let response = client.response();
@@ -94,7 +88,7 @@ fn methods_are_limited_in_size() {
 #[test]
 fn fields_are_limited_in_number() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { headers = 10 }");
+    let proxy = Proxy::with_listener(&origin, "limits = { headers = 10 }");
     let request = |fields: usize| {
         let more: String = (1..fields).map(|n| format!("X-{n}: y\r\n")).collect();
         format!("GET /fits HTTP/1.1\r\nHost: a\r\n{more}\r\n")
@@ -111,7 +105,7 @@ fn fields_are_limited_in_number() {
 #[test]
 fn bodies_with_a_length_are_limited() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { body_size = \"1KiB\" }");
+    let proxy = Proxy::with_listener(&origin, "limits = { body_size = \"1KiB\" }");
     let table = [
         (
             "with a body",
@@ -139,7 +133,7 @@ fn bodies_with_a_length_are_limited() {
 #[test]
 fn chunked_bodies_are_limited() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { body_size = \"1KiB\" }");
+    let proxy = Proxy::with_listener(&origin, "limits = { body_size = \"1KiB\" }");
     let head = "POST /fits HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
     let table = [
@@ -166,7 +160,7 @@ fn chunked_bodies_are_limited() {
 #[test]
 fn connections_of_a_listener_are_limited() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "max_connections = 2");
+    let proxy = Proxy::with_listener(&origin, "max_connections = 2");
     let mut first = proxy.connect();
     let mut second = proxy.connect();
     assert_eq!(first.get("/1").text(), "/1");
@@ -214,7 +208,7 @@ fn connections_in_total_are_limited() {
 #[test]
 fn requests_per_connection_are_limited() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "limits = { requests_per_connection = 2 }");
+    let proxy = Proxy::with_listener(&origin, "limits = { requests_per_connection = 2 }");
     let mut client = proxy.connect();
     let requests: String = (1..=3).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     client.send(requests);
@@ -239,7 +233,7 @@ fn assert_took(start: Instant, at_least: Duration) {
 #[test]
 fn slow_request_heads_time_out() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
     let start = Instant::now();
     let mut client = proxy.connect();
     // A byte now and then, as a slow-loris does: it must not keep the connection alive.
@@ -262,7 +256,7 @@ fn slow_request_heads_time_out() {
 #[test]
 fn the_head_of_a_second_request_times_out_too() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
     let mut client = proxy.connect();
     assert_eq!(client.get("/").status(), 200);
     client.send("GET /second HTTP/1.1\r\n");
@@ -273,7 +267,7 @@ fn the_head_of_a_second_request_times_out_too() {
 #[test]
 fn connections_without_a_request_time_out() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { request_head = \"400ms\", idle = \"60s\" }");
     let start = Instant::now();
     let mut client = proxy.connect();
     // Whether such a client is told is up to the proxy.
@@ -286,7 +280,7 @@ fn connections_without_a_request_time_out() {
 #[test]
 fn idle_connections_time_out() {
     let origin = Origin::echoing_targets();
-    let proxy = proxy_with(&origin, "timeouts = { idle = \"400ms\", request_head = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { idle = \"400ms\", request_head = \"60s\" }");
     let mut client = proxy.connect();
     for _ in 0..3 {
         assert_eq!(client.get("/").status(), 200);
@@ -304,7 +298,7 @@ fn requests_time_out() {
         conn.request();
         conn.expect_gone();
     });
-    let proxy = proxy_with(&origin, "timeouts = { request = \"400ms\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { request = \"400ms\" }");
     let mut client = proxy.connect();
     let start = Instant::now();
     let response = client.get("/");
@@ -337,7 +331,7 @@ fn responses_that_take_too_long_break_off() {
         conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
         conn.expect_gone();
     });
-    let proxy = proxy_with(&origin, "timeouts = { request = \"400ms\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { request = \"400ms\" }");
     let mut client = proxy.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut response = client.response_head("GET");
@@ -354,7 +348,7 @@ fn uploads_that_stand_still_time_out() {
         conn.expect("half");
         conn.expect_gone();
     });
-    let proxy = proxy_with(&origin, "timeouts = { stream_idle = \"400ms\", request = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { stream_idle = \"400ms\", request = \"60s\" }");
     let mut client = proxy.connect();
     let start = Instant::now();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
@@ -370,7 +364,7 @@ fn downloads_that_nobody_reads_time_out() {
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
         while conn.try_send([0; 65_536]).is_ok() {}
     });
-    let proxy = proxy_with(&origin, "timeouts = { stream_idle = \"400ms\", request = \"60s\" }");
+    let proxy = Proxy::with_listener(&origin, "timeouts = { stream_idle = \"400ms\", request = \"60s\" }");
     let mut client = Client::connect_slow_reader(proxy.addr("web"));
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.response_head("GET");

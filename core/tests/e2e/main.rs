@@ -5,9 +5,13 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod bodies;
+mod fields;
 mod harness;
 mod http1;
 mod limits;
+mod pool;
+mod process;
 mod responses;
 mod routing;
 mod strictness;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::support::pattern::BIG;
 use crate::support::*;
 
 /// Sends back whatever comes.
@@ -227,25 +228,17 @@ fn a_failure_to_connect_moves_on_to_the_next_endpoint() {
     }
 }
 
-const BIG: u64 = 64 * 1024 * 1024;
-
-fn piece_of_pattern(offset: u64) -> Vec<u8> {
-    let mut piece = vec![0; (BIG - offset).min(256 * 1024) as usize];
-    pattern::fill(&mut piece, offset);
-    piece
-}
-
 #[test]
 fn a_client_that_does_not_read_stops_the_origin() {
     let stalled = Gate::default();
     let origin = {
         let stalled = stalled.clone();
         Origin::start(move |conn| {
-            let mut offset = conn.send_until_stalled(piece_of_pattern);
+            let mut offset = conn.send_until_stalled(|offset| pattern::piece(offset, BIG));
             assert!(offset < BIG, "nothing pushed back");
             stalled.open();
             while offset < BIG {
-                let piece = piece_of_pattern(offset);
+                let piece = pattern::piece(offset, BIG);
                 conn.send(&piece);
                 offset += piece.len() as u64;
             }
@@ -279,13 +272,13 @@ fn an_origin_that_does_not_read_stops_the_client() {
     let proxy = proxy_to(&origin);
     let before = proxy.resident_kib();
     let mut client = proxy.connect();
-    let mut offset = client.send_until_stalled(piece_of_pattern);
+    let mut offset = client.send_until_stalled(|offset| pattern::piece(offset, BIG));
     assert!(offset < BIG, "nothing pushed back");
     let now = proxy.resident_kib();
     assert!(now < before + 24 * 1024, "the proxy grew from {before} to {now} KiB");
     go_on.open();
     while offset < BIG {
-        let piece = piece_of_pattern(offset);
+        let piece = pattern::piece(offset, BIG);
         client.send(&piece);
         offset += piece.len() as u64;
     }

@@ -12,6 +12,16 @@ pub(crate) fn fill(piece: &mut [u8], offset: u64) {
     }
 }
 
+/// The length of bodies that are big: far more than all buffers on their way together.
+pub(crate) const BIG: u64 = 64 * 1024 * 1024;
+
+/// A piece of the first `total` bytes of the pattern, from `offset` on.
+pub(crate) fn piece(offset: u64, total: u64) -> Vec<u8> {
+    let mut piece = vec![0; (total - offset).min(256 * 1024) as usize];
+    fill(&mut piece, offset);
+    piece
+}
+
 /// The first `length` bytes of the pattern.
 pub(crate) fn bytes(length: usize) -> Vec<u8> {
     let mut all = vec![0; length];

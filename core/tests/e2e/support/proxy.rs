@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::{Client, Config, DEADLINE, TempDir, lock};
+use super::{Client, Config, DEADLINE, Origin, TempDir, lock};
 
 /// How to start a proxy.
 pub(crate) struct Builder {
@@ -43,17 +43,15 @@ impl Builder {
         self.dir.path()
     }
 
+    /// Starts the embedded configuration and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn quick_start() -> Proxy {
+        Proxy::spawn(command(None), TempDir::new(), "(quick start)".to_owned()).ready()
+    }
+
     /// Starts the proxy and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {
-        let proxy = self.spawn();
-        proxy.wait_log("\"ready\"", |line| words(line).any(|word| word == "ready"));
-        proxy
-    }
-
-    /// Starts the proxy.
-    #[track_caller]
-    pub(crate) fn spawn(self) -> Proxy {
         let file = self.dir.path().join("ouro.toml");
         let text = self.config.replace("{dir}", self.dir.path().to_str().unwrap());
         std::fs::write(&file, &text).unwrap();
@@ -61,7 +59,7 @@ impl Builder {
         let args = ["-c", file.to_str().unwrap(), "--concurrency", &concurrency];
         let mut command = command(self.open_files);
         command.args(args);
-        Proxy::spawn(command, self.dir, text)
+        Proxy::spawn(command, self.dir, text).ready()
     }
 }
 
@@ -118,6 +116,12 @@ impl Proxy {
         Self::start(Config::to(endpoints).http())
     }
 
+    /// A proxy in front of one origin, with further keys for its listener.
+    #[track_caller]
+    pub(crate) fn with_listener(origin: &Origin, keys: &str) -> Self {
+        Self::start(Config::to([origin.addr()]).listener(keys).http())
+    }
+
     #[track_caller]
     fn spawn(mut command: Command, dir: TempDir, config: String) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -131,6 +135,12 @@ impl Proxy {
         std::thread::spawn(move || reader.read_stdout(stdout));
         let pid = Pid::from_raw(child.id().cast_signed());
         Self { child: Mutex::new(child), pid, log, dir, config, may_exit: Mutex::new(false) }
+    }
+
+    #[track_caller]
+    fn ready(self) -> Self {
+        self.wait_log("\"ready\"", |line| words(line).any(|word| word == "ready"));
+        self
     }
 
     /// Address of a TCP listener.
