@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = workers)]
     pub concurrency: Option<NonZeroUsize>,
 
-    /// Pin each worker to a CPU of its own, as long as there are enough.
+    /// Start a worker for each CPU that this process may run on. That is the default; accepted for Envoy's sake.
     #[arg(long)]
     pub cpuset_threads: bool,
 
@@ -89,11 +89,10 @@ impl Args {
         self.concurrency.map_or_else(default_workers, NonZeroUsize::get)
     }
 
-    /// The CPU of each worker with `--cpuset-threads`; empty without it, and where there are fewer CPUs than workers:
-    /// two workers on one CPU would wait for each other while the scheduler could have found them a better place.
+    /// The CPU that each worker is pinned to; empty where there are fewer CPUs than workers: two workers on one CPU would wait for each other while the scheduler could have found them a better place.
     #[must_use]
     pub fn worker_cpus(&self) -> Vec<usize> {
-        let mut cpus = if self.cpuset_threads { allowed_cpus() } else { Vec::new() };
+        let mut cpus = allowed_cpus();
         let workers = self.workers();
         if cpus.len() < workers {
             return Vec::new();

@@ -1,2 +1,7 @@
 //! The `ouro` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ouro::server::main(&ouro::cli::parse())
+}

@@ -27,10 +27,11 @@ impl LogBuffer {
 
     /// Appends a line.
     pub fn push(&mut self, log: &AccessLog, record: &Record) {
-        let position = self.pending.iter().position(|(target, _)| *target == log.target).unwrap_or_else(|| {
-            self.pending.push((log.target.clone(), Vec::new()));
-            self.pending.len() - 1
-        });
+        let position =
+            self.pending.iter().position(|(target, _)| *target == log.target).unwrap_or_else(|| {
+                self.pending.push((log.target.clone(), Vec::new()));
+                self.pending.len() - 1
+            });
         let (_, buffer) = &mut self.pending[position];
         if buffer.len() >= limits::ACCESS_LOG_QUEUE_BYTES {
             self.dropped += 1;

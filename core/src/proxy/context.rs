@@ -57,7 +57,8 @@ impl Context {
 
     /// Appends the time as an HTTP date (RFC 9110 section 5.6.7), formatted once a second.
     pub(super) fn write_date(&self, out: &mut Vec<u8>) {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since_epoch =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mut date = self.date.borrow_mut();
         if date.second != since_epoch.as_secs() || date.text.is_empty() {
             date.second = since_epoch.as_secs();
@@ -136,7 +137,11 @@ impl Permit {
             return None;
         }
         worker.set(worker.get() + 1);
-        Some(Self { listener: Arc::clone(listener.0), process: Arc::clone(process.0), worker: Rc::clone(worker) })
+        Some(Self {
+            listener: Arc::clone(listener.0),
+            process: Arc::clone(process.0),
+            worker: Rc::clone(worker),
+        })
     }
 }
 

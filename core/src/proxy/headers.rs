@@ -11,7 +11,8 @@ use crate::config::model::{ForwardedFor, ForwardedProto, Forwarding, HeaderEdits
 use crate::h1;
 
 /// Edits that change nothing.
-pub(super) const NO_EDITS: &HeaderEdits = &HeaderEdits { set: Vec::new(), add: Vec::new(), remove: Vec::new() };
+pub(super) const NO_EDITS: &HeaderEdits =
+    &HeaderEdits { set: Vec::new(), add: Vec::new(), remove: Vec::new() };
 
 /// A received head: its bytes up to and with the empty line, and its fields.
 #[derive(Clone, Copy)]
@@ -176,7 +177,8 @@ fn is_edited(name: &[u8], edits: &[&HeaderEdits; 2]) -> bool {
 /// Adds what the edits set and add. The later edit wins where both set the same field.
 pub(super) fn add_fields(out: &mut Vec<u8>, edits: &[&HeaderEdits; 2]) {
     let [first, second] = edits;
-    let overridden = |name: &str| second.set.iter().any(|(n, _)| n == name) || second.remove.iter().any(|n| n == name);
+    let overridden =
+        |name: &str| second.set.iter().any(|(n, _)| n == name) || second.remove.iter().any(|n| n == name);
     for (name, value) in first.set.iter().chain(&first.add).filter(|(name, _)| !overridden(name)) {
         write_field(out, name, value);
     }
@@ -274,7 +276,8 @@ mod tests {
 
     fn forward(text: &str, forwarding: &Forwarding, edits: [&HeaderEdits; 2]) -> String {
         let mut fields = Fields::new();
-        let Ok(Parsed::Complete { head, len }) = h1::parse_request(text.as_bytes(), LIMITS, &mut fields) else {
+        let Ok(Parsed::Complete { head, len }) = h1::parse_request(text.as_bytes(), LIMITS, &mut fields)
+        else {
             panic!("not a request: {text}")
         };
         let received = Received { bytes: &text.as_bytes()[..len], fields: &fields };
@@ -329,7 +332,12 @@ mod tests {
         };
         let listener = edits(&[("x-a", "listener"), ("x-b", "listener")], &[], &["cookie"]);
         let route = edits(&[("x-a", "route")], &[("x-c", "1"), ("x-c", "2")], &[]);
-        let off = Forwarding { x_forwarded_for: ForwardedFor::Off, x_forwarded_proto: ForwardedProto::Off, via: None, ..forwarding() };
+        let off = Forwarding {
+            x_forwarded_for: ForwardedFor::Off,
+            x_forwarded_proto: ForwardedProto::Off,
+            via: None,
+            ..forwarding()
+        };
         let text = "GET / HTTP/1.1\r\nHost: h\r\nX-A: client\r\nCookie: c\r\nX-C: 0\r\n\r\n";
         assert_eq!(
             forward(text, &off, [&listener, &route]),
@@ -341,7 +349,8 @@ mod tests {
     fn a_response_is_framed_for_the_client() {
         let text = b"HTTP/1.1 200 Fine\r\nServer: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nDate: d\r\n\r\n";
         let mut fields = Fields::new();
-        let Ok(Parsed::Complete { head, len }) = h1::parse_response(text, Method::Get, LIMITS, &mut fields) else {
+        let Ok(Parsed::Complete { head, len }) = h1::parse_response(text, Method::Get, LIMITS, &mut fields)
+        else {
             panic!("not a response")
         };
         let none = HeaderEdits::default();

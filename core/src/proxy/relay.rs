@@ -44,7 +44,12 @@ impl Direction {
 }
 
 /// Moves what has come in both directions.
-pub(super) fn pump_both(down: &Socket, up: &Socket, upward: &mut Direction, downward: &mut Direction) -> Outcome {
+pub(super) fn pump_both(
+    down: &Socket,
+    up: &Socket,
+    upward: &mut Direction,
+    downward: &mut Direction,
+) -> Outcome {
     upward.pump(down, up);
     downward.pump(up, down);
     let (d, u) = (down.status(), up.status());

@@ -23,12 +23,7 @@ pub(super) struct Reply<'a> {
 
 /// Writes the response, with the fields that the route and then the listener add.
 pub(super) fn write(out: &mut Vec<u8>, context: &Context, reply: &Reply<'_>, listener: &HeaderEdits) {
-    h1::write_status_line(
-        out,
-        Version::Http11,
-        reply.status,
-        h1::reason_phrase(reply.status).as_bytes(),
-    );
+    h1::write_status_line(out, Version::Http11, reply.status, h1::reason_phrase(reply.status).as_bytes());
     out.extend_from_slice(b"date: ");
     context.write_date(out);
     out.extend_from_slice(b"\r\n");

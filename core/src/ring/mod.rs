@@ -29,7 +29,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -148,6 +148,15 @@ impl Ring {
     /// Wakes a task of this worker.
     pub fn wake(&self, task: TaskId) {
         self.shared.driver.borrow_mut().schedule.wake(task);
+    }
+
+    /// Wakes every task of this worker, because something has changed that concerns all.
+    pub fn wake_all(&self) {
+        let tasks: Vec<SlotId> = self.shared.tasks.borrow().ids().collect();
+        let mut driver = self.shared.driver.borrow_mut();
+        for id in tasks {
+            driver.schedule.wake(TaskId(id));
+        }
     }
 
     /// Waits until something happens to one of the task's sockets, listeners or mailboxes, somebody wakes it, or
@@ -438,10 +447,27 @@ impl Acceptor {
         }
     }
 
-    /// The descriptor, for options and addresses. It stays the acceptor's.
+    /// Whether no accept is in flight, as it is some time after [`pause`](Self::pause).
     #[must_use]
-    pub fn raw_fd(&self) -> RawFd {
-        self.ring.shared.driver.borrow().listeners.get(self.id).map_or(-1, |listener| listener.fd.as_raw_fd())
+    pub fn is_idle(&self) -> bool {
+        self.ring.shared.driver.borrow().listeners.get(self.id).is_none_or(|listener| !listener.armed)
+    }
+
+    /// Accepts what the kernel's queue holds at this moment, without the ring; for the end of a listener, whose queue
+    /// would be reset when it closes. Call it when [`is_idle`](Self::is_idle).
+    #[must_use]
+    pub fn drain_queue(&self) -> Vec<OwnedFd> {
+        let driver = self.ring.shared.driver.borrow();
+        let Some(listener) = driver.listeners.get(self.id) else { return Vec::new() };
+        let socket = socket2::SockRef::from(&listener.fd);
+        let mut accepted = Vec::new();
+        if socket.set_nonblocking(true).is_ok() {
+            while let Ok((fd, _)) = socket.accept() {
+                // The ring wants to wait for readiness itself: accepted sockets do not inherit the listener's mode.
+                accepted.push(OwnedFd::from(fd));
+            }
+        }
+        accepted
     }
 }
 

@@ -106,8 +106,11 @@ impl Http1 {
     }
 
     fn run_exchange(&mut self) -> Option<Step> {
-        let (Some(mut exchange), Some(down)) = (self.exchange.take(), &self.down) else { return Some(Step::Done) };
-        let env = Env { context: &self.context, http: self.service.http(), down, now: self.context.ring.now() };
+        let (Some(mut exchange), Some(down)) = (self.exchange.take(), &self.down) else {
+            return Some(Step::Done);
+        };
+        let env =
+            Env { context: &self.context, http: self.service.http(), down, now: self.context.ring.now() };
         match exchange.advance(&env) {
             Progress::Wait(deadline) => {
                 self.exchange = Some(exchange);
@@ -154,7 +157,9 @@ impl Http1 {
 
     fn run_tunnel(&mut self) -> Option<Step> {
         let (Some(exchange), Some(down)) = (&mut self.exchange, &self.down) else { return Some(Step::Done) };
-        let Exchange { up: Some(up), upward, downward, .. } = &mut **exchange else { return Some(Step::Done) };
+        let Exchange { up: Some(up), upward, downward, .. } = &mut **exchange else {
+            return Some(Step::Done);
+        };
         let outcome = pump_both(down, up, upward, downward);
         let idle_since = down.status().activity.max(up.status().activity);
         let expires = deadline(idle_since, self.service.http().timeouts.tunnel_idle_ms);

@@ -192,7 +192,8 @@ impl Http1 {
     ) {
         let http = self.service.http();
         let mut random = self.context.random.borrow_mut();
-        let cluster = std::rc::Rc::clone(self.context.upstreams.cluster(route::pick_cluster(forward, &mut random)));
+        let cluster =
+            std::rc::Rc::clone(self.context.upstreams.cluster(route::pick_cluster(forward, &mut random)));
         let authority = head.authority.of(received.bytes);
         let host = match &forward.host_rewrite {
             Some(host) => host.as_bytes(),
@@ -306,7 +307,8 @@ impl Http1 {
     fn record(&self, head: &RequestHead, received: Received<'_>) -> Record {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let field = |name: &str| {
-            let found = received.fields.iter().find(|f| f.name(received.bytes).eq_ignore_ascii_case(name.as_bytes()));
+            let found =
+                received.fields.iter().find(|f| f.name(received.bytes).eq_ignore_ascii_case(name.as_bytes()));
             found.map(|f| text(f.value(received.bytes))).unwrap_or_default()
         };
         Record {

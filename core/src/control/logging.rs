@@ -1,0 +1,78 @@
+//! The process log: `tracing` to standard error or to a file that can be reopened.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Reopens the log file, after it was moved away.
+#[derive(Clone)]
+pub struct LogFile(Option<Arc<Opened>>);
+
+struct Opened {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl LogFile {
+    /// Opens the file again under its name.
+    ///
+    /// # Errors
+    /// When that fails; the old file is written on then.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Some(opened) = &self.0 {
+            let file = open(&opened.path)?;
+            *opened.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        }
+        Ok(())
+    }
+}
+
+/// Starts logging at `level` (`None`: nothing) to `path`, or to standard error.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn start(level: Option<tracing::Level>, path: Option<&Path>) -> io::Result<LogFile> {
+    let filter = level.map_or(LevelFilter::OFF, LevelFilter::from_level);
+    let opened = match path {
+        None => None,
+        Some(path) => Some(Arc::new(Opened { path: path.into(), file: Mutex::new(open(path)?) })),
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(filter).with_target(false);
+    let done = match &opened {
+        None => builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init(),
+        Some(opened) => builder.with_ansi(false).with_writer(Writer(Arc::clone(opened))).try_init(),
+    };
+    done.map_err(io::Error::other)?;
+    Ok(LogFile(opened))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+struct Writer(Arc<Opened>);
+
+impl<'a> MakeWriter<'a> for Writer {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(Arc::clone(&self.0))
+    }
+}
+
+/// Writes one event.
+struct Line(Arc<Opened>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.file.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}

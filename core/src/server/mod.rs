@@ -1,0 +1,297 @@
+//! The process: from the command line to running workers, and down again.
+
+mod listen;
+mod workers;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::listen::{Shown, UnixPaths};
+use self::workers::{Event, Workers};
+use crate::cli::{Args, Mode};
+use crate::config::model::Model;
+use crate::config::{self, ConfigErrors};
+use crate::control::access_log::{self, Job};
+use crate::control::logging::{self, LogFile};
+use crate::control::{demo, resolve};
+use crate::ring;
+use crate::upstream::{Resolved, literal_endpoints};
+use crate::worker::Message;
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const WRONG: u8 = 2;
+
+/// How long the end of the process waits for access-log lines to be written.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs the program.
+#[must_use]
+pub fn main(args: &Args) -> ExitCode {
+    ExitCode::from(match args.mode {
+        Mode::Validate => validate(args),
+        Mode::Serve => serve(args),
+    })
+}
+
+fn validate(args: &Args) -> u8 {
+    let Some(path) = &args.config_path else {
+        eprintln!("ouro: --mode validate needs a configuration: -c FILE");
+        return WRONG;
+    };
+    match config::load(path) {
+        Ok(model) => {
+            for warning in &model.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("{}: configuration OK", path.display());
+            DONE
+        }
+        Err(errors) => refuse(&errors),
+    }
+}
+
+fn refuse(errors: &ConfigErrors) -> u8 {
+    eprintln!("{errors}");
+    WRONG
+}
+
+fn serve(args: &Args) -> u8 {
+    let log_file = match logging::start(args.log_level.to_tracing(), args.log_path.as_deref()) {
+        Ok(log_file) => log_file,
+        Err(error) => {
+            eprintln!("ouro: cannot log to {:?}: {error}", args.log_path);
+            return FAILED;
+        }
+    };
+    let mut demo_listener = None;
+    let model = match &args.config_path {
+        Some(path) => match config::load(path) {
+            Ok(model) => model,
+            Err(errors) => return refuse(&errors),
+        },
+        None => match demo::bind() {
+            Ok((listener, address)) => {
+                demo_listener = Some(listener);
+                config::quick_start(address)
+            }
+            Err(error) => return fail(&format!("the demo upstream cannot be started: {error}")),
+        },
+    };
+    for warning in &model.warnings {
+        tracing::warn!("{warning}");
+    }
+    let capabilities = match ring::probe() {
+        Ok(capabilities) => capabilities,
+        Err(error) => return fail(&error.to_string()),
+    };
+    raise_descriptor_limit();
+    if let Err(error) = access_log::check(&model) {
+        return fail(&error);
+    }
+    let workers = args.workers();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = capabilities.kernel,
+        engine = "io_uring",
+        workers,
+        "starting"
+    );
+    tokio_uring::start(run(Arc::new(model), args, log_file, demo_listener))
+}
+
+fn fail(reason: &str) -> u8 {
+    // On standard error too: the log may be a file that nobody looks at while starting by hand.
+    tracing::error!("{reason}");
+    eprintln!("ouro: {reason}");
+    FAILED
+}
+
+/// A proxy needs two descriptors per connection; the soft limit is often 1024 while the hard one is generous.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(soft, hard, %error, "the limit on open files could not be raised");
+    }
+}
+
+/// The control thread: everything that is not traffic.
+async fn run(
+    model: Arc<Model>,
+    args: &Args,
+    log_file: LogFile,
+    demo_listener: Option<std::net::TcpListener>,
+) -> u8 {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be received: {error}")),
+    };
+    if let Some(listener) = demo_listener {
+        tokio::task::spawn_local(demo::serve(listener));
+    }
+    let (jobs, queue) = access_log::channel();
+    tokio::task::spawn_local(access_log::write(queue));
+
+    let mut sockets = Vec::new();
+    let mut unix_paths = UnixPaths::default();
+    let mut addresses = Vec::new();
+    for listener in &model.listeners {
+        match listen::bind(listener, args.workers()) {
+            Ok(bound) => {
+                unix_paths.add(&bound.address);
+                sockets.push(bound.sockets);
+                addresses.push(bound.address);
+            }
+            Err(error) => return fail(&error.to_string()),
+        }
+    }
+    let mut resolved = Vec::new();
+    for cluster in &model.clusters {
+        resolved.push(resolve::resolve(cluster, &literal_endpoints(cluster)).await);
+    }
+    let workers = match Workers::start(&model, sockets, &resolved, &args.worker_cpus(), args.workers(), &jobs)
+    {
+        Ok(workers) => workers,
+        Err(error) => return fail(&format!("a worker cannot be started: {error}")),
+    };
+    let (workers, mut events) = workers;
+    for _ in 0..args.workers() {
+        match events.recv().await {
+            Some(Event::Ready) => {}
+            Some(Event::Ended(Err(error))) => return fail(&error),
+            Some(Event::Ended(Ok(()))) | None => return fail("a worker ended while starting"),
+        }
+    }
+    for (listener, address) in model.listeners.iter().zip(&addresses) {
+        tracing::info!(listener = listener.name, address = %Shown(address), "listening");
+    }
+    tracing::info!(pid = std::process::id(), "ready");
+
+    let workers = Arc::new(workers);
+    for (index, cluster) in
+        model.clusters.iter().enumerate().filter(|(_, cluster)| resolve::has_names(cluster))
+    {
+        tokio::task::spawn_local(keep_resolving(
+            Arc::clone(&workers),
+            Arc::clone(cluster),
+            index,
+            resolved[index].clone(),
+        ));
+    }
+    let code =
+        supervise(&workers, &mut events, &mut signals, &jobs, &log_file, model.server.shutdown_timeout_ms)
+            .await;
+    let (done, flushed) = tokio::sync::oneshot::channel();
+    if jobs.send(Job::Flush(done)).await.is_ok() {
+        let _ = tokio::time::timeout(LOG_PATIENCE, flushed).await;
+    }
+    tracing::info!("stopped");
+    code
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+/// Waits for the end: of the process by a signal, or of a worker by a fault.
+async fn supervise(
+    workers: &Workers,
+    events: &mut tokio::sync::mpsc::Receiver<Event>,
+    signals: &mut Signals,
+    jobs: &tokio::sync::mpsc::Sender<Job>,
+    log_file: &LogFile,
+    shutdown_timeout_ms: u64,
+) -> u8 {
+    let mut running = workers.len();
+    let mut code = DONE;
+    let mut stopping = false;
+    let deadline = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(deadline);
+    while running > 0 {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(Event::Ended(Ok(()))) => running -= 1,
+                Some(Event::Ended(Err(error))) => {
+                    running -= 1;
+                    code = fail(&error);
+                    workers.tell(|| Message::Stop);
+                }
+                Some(Event::Ready) => {}
+                None => return fail("all workers are gone"),
+            },
+            () = stop_asked(&mut signals.terminate, &mut signals.interrupt) => {
+                if stopping {
+                    tracing::info!("stopping at once");
+                    workers.tell(|| Message::Stop);
+                } else {
+                    stopping = true;
+                    tracing::info!(timeout_ms = shutdown_timeout_ms, "finishing what is in flight");
+                    workers.tell(|| Message::Drain);
+                    deadline.as_mut().reset(after(shutdown_timeout_ms));
+                }
+            }
+            () = &mut deadline, if stopping => {
+                tracing::warn!("what is still in flight is cut off");
+                workers.tell(|| Message::Stop);
+                deadline.as_mut().reset(after(u64::MAX));
+            }
+            _ = signals.reopen.recv() => {
+                if let Err(error) = log_file.reopen() {
+                    tracing::error!(%error, "the log file was not reopened");
+                }
+                let _ = jobs.send(Job::Reopen).await;
+            }
+        }
+    }
+    code
+}
+
+async fn stop_asked(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// A point in time; a year counts as never.
+fn after(ms: u64) -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_millis(ms).min(Duration::from_secs(365 * 24 * 3600))
+}
+
+async fn keep_resolving(
+    workers: Arc<Workers>,
+    cluster: Arc<config::model::Cluster>,
+    index: usize,
+    mut known: Resolved,
+) {
+    loop {
+        tokio::time::sleep_until(after(cluster.resolve_period_ms)).await;
+        let resolved = resolve::resolve(&cluster, &known).await;
+        if resolved != known {
+            tracing::info!(cluster = cluster.name, endpoints = resolved.len(), "endpoints have changed");
+            workers.tell(|| Message::Endpoints(index, resolved.clone()));
+            known = resolved;
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The worker threads: started, told things, joined.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::sync::mpsc;
+
+use crate::config::model::Model;
+use crate::control::access_log::Job;
+use crate::ring::mailbox::{self, Sender};
+use crate::upstream::Resolved;
+use crate::worker::{Connections, Message, Worker};
+
+/// What a worker reports.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// It accepts connections.
+    Ready,
+    /// It has ended, regularly or for a reason.
+    Ended(Result<(), String>),
+}
+
+/// All workers of the process.
+pub(super) struct Workers {
+    mailboxes: Vec<Sender<Message>>,
+    _threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads; `sockets` has, per listener, a socket for each of them.
+    pub(super) fn start(
+        model: &Arc<Model>,
+        sockets: Vec<Vec<OwnedFd>>,
+        resolved: &[Resolved],
+        cpus: &[usize],
+        count: usize,
+        jobs: &mpsc::Sender<Job>,
+    ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+        let connections = Arc::new(Connections::new(model.listeners.len()));
+        // Two events each: being ready, and the end.
+        let (events, receiver) = mpsc::channel(2 * count);
+        let mut mailboxes = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        let mut sockets: Vec<_> = sockets.into_iter().map(Vec::into_iter).collect();
+        for index in 0..count {
+            let (sender, mailbox) = mailbox::mailbox()?;
+            let jobs = jobs.clone();
+            let worker = Worker {
+                model: Arc::clone(model),
+                sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
+                resolved: resolved.to_vec(),
+                mailbox,
+                connections: Arc::clone(&connections),
+                deliver_log: Box::new(move |target, piece| {
+                    jobs.try_send(Job::Write(target.clone(), piece)).map_err(|error| {
+                        match error.into_inner() {
+                            Job::Write(_, piece) => piece,
+                            Job::Reopen | Job::Flush(_) => Vec::new(),
+                        }
+                    })
+                }),
+                seed: seed()?,
+            };
+            let events = events.clone();
+            let cpu = cpus.get(index).copied();
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("worker-{index}"))
+                    .spawn(move || run(index, worker, cpu, &events))?,
+            );
+            mailboxes.push(sender);
+        }
+        Ok((Self { mailboxes, _threads: threads }, receiver))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Sends each worker a message. A full mailbox means that the worker hangs, which a message does not mend.
+    pub(super) fn tell(&self, message: impl Fn() -> Message) {
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            if mailbox.send(message()).is_err() {
+                tracing::error!(worker, "a worker does not take its messages");
+            }
+        }
+    }
+}
+
+fn run(index: usize, worker: Worker, cpu: Option<usize>, events: &mpsc::Sender<Event>) {
+    if let Some(cpu) = cpu {
+        let mut set = CpuSet::new();
+        if set.set(cpu).is_err() || sched_setaffinity(Pid::from_raw(0), &set).is_err() {
+            tracing::warn!(worker = index, cpu, "the worker could not be pinned to its CPU");
+        }
+    }
+    let ready = events.clone();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        worker.run(move || {
+            let _ = ready.try_send(Event::Ready);
+        })
+    }));
+    let ended = match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("worker {index} failed: {error}")),
+        Err(_) => Err(format!("worker {index} panicked, which is a bug")),
+    };
+    let _ = events.try_send(Event::Ended(ended));
+}
+
+fn seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    let mut file = std::fs::File::open("/dev/urandom")?;
+    io::Read::read_exact(&mut file, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,140 @@
+//! Accepting on one listener: connections become sessions, as many as the limits allow.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::Shared;
+use crate::base::clock::{Millis, NEVER};
+use crate::base::limits;
+use crate::config::model::Listener;
+use crate::proxy::http1::Http1;
+use crate::proxy::tcp::Tcp;
+use crate::proxy::{HttpService, Permit, Session, TcpService, drive};
+use crate::ring::Acceptor;
+
+/// What a listener speaks.
+pub(super) enum Service {
+    Http(Rc<HttpService>),
+    Tcp(Rc<TcpService>),
+}
+
+/// One listener of one worker.
+pub(super) struct Acceptance {
+    pub(super) shared: Rc<Shared>,
+    pub(super) listener: Arc<Listener>,
+    /// Taken when accepting begins.
+    pub(super) socket: Option<OwnedFd>,
+    pub(super) service: Service,
+    pub(super) listener_count: Arc<AtomicUsize>,
+    pub(super) process_count: Arc<AtomicUsize>,
+    pub(super) process_limit: usize,
+}
+
+impl Acceptance {
+    /// Accepts until the worker drains.
+    pub(super) async fn run(mut self) {
+        let ring = self.shared.context.ring.clone();
+        let Some(socket) = self.socket.take() else { return };
+        let acceptor = ring.listen(socket, ring.current_task());
+        let mut paused_at: Option<Millis> = None;
+        // An accepted connection that waits for a permit.
+        let mut waiting: Option<OwnedFd> = None;
+        while !self.shared.context.draining.get() {
+            if waiting.is_none() {
+                match acceptor.take() {
+                    Some(Ok(fd)) => waiting = Some(fd),
+                    Some(Err(errno)) => {
+                        let error = std::io::Error::from_raw_os_error(errno);
+                        tracing::warn!(listener = self.listener.name, %error, "accepting pauses");
+                        paused_at = Some(ring.now());
+                    }
+                    None => {}
+                }
+            }
+            if let Some(fd) = waiting.take() {
+                match self.permit() {
+                    Some(permit) => {
+                        self.start(fd, permit);
+                        continue;
+                    }
+                    None => waiting = Some(fd),
+                }
+            }
+            if waiting.is_some() || paused_at.is_some() {
+                // At a limit: the rest waits in the kernel's queue. A connection of this worker that ends wakes this
+                // task; one of another worker does not, hence the deadline.
+                acceptor.pause();
+                self.shared.blocked.borrow_mut().push(ring.current_task());
+                ring.wait(ring.now() + limits::ACCEPT_PAUSE_MS).await;
+                if paused_at.is_some_and(|at| at + limits::ACCEPT_PAUSE_MS <= ring.now()) {
+                    paused_at = None;
+                }
+                if waiting.is_none() && paused_at.is_none() {
+                    acceptor.resume();
+                }
+            } else {
+                acceptor.resume();
+                ring.wait(NEVER).await;
+            }
+        }
+        self.finish(&acceptor, waiting).await;
+        drop(acceptor);
+        self.shared.accepting.set(self.shared.accepting.get() - 1);
+        ring.wake(self.shared.root.get());
+    }
+
+    /// Serves what had been accepted, by the ring or by the kernel, when accepting ended.
+    async fn finish(&self, acceptor: &Acceptor, waiting: Option<OwnedFd>) {
+        let ring = &self.shared.context.ring;
+        acceptor.pause();
+        while !acceptor.is_idle() {
+            ring.wait(NEVER).await;
+        }
+        let mut rest: Vec<OwnedFd> = waiting.into_iter().collect();
+        while let Some(accepted) = acceptor.take() {
+            rest.extend(accepted.ok());
+        }
+        rest.extend(acceptor.drain_queue());
+        for fd in rest {
+            match self.permit() {
+                Some(permit) => self.start(fd, permit),
+                None => {
+                    tracing::warn!(listener = self.listener.name, "connection limit reached while stopping")
+                }
+            }
+        }
+    }
+
+    fn permit(&self) -> Option<Permit> {
+        Permit::take(
+            (&self.listener_count, self.listener.max_connections),
+            (&self.process_count, self.process_limit),
+            &self.shared.open,
+        )
+    }
+
+    fn start(&self, fd: OwnedFd, permit: Permit) {
+        let context = Rc::clone(&self.shared.context);
+        let down = context.ring.adopt(fd);
+        match &self.service {
+            Service::Http(service) => {
+                self.spawn(Http1::new(Rc::clone(&context), Rc::clone(service), down, permit));
+            }
+            Service::Tcp(service) => {
+                self.spawn(Tcp::new(Rc::clone(&context), Rc::clone(service), down, permit));
+            }
+        }
+    }
+
+    fn spawn(&self, session: impl Session + 'static) {
+        let shared = Rc::clone(&self.shared);
+        self.shared.context.ring.spawn(async move {
+            let mut session = session;
+            drive(&mut session).await;
+            drop(session);
+            shared.connection_ended();
+        });
+    }
+}

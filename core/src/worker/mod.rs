@@ -1,0 +1,201 @@
+//! One core: a ring, its listeners, and the sessions of what they accept.
+//!
+//! A worker shares nothing with the others but the counts of open connections. It knows nothing of signals or of how
+//! listeners came to be; the server hands it everything and talks to it through a mailbox.
+
+mod accept;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crate::base::clock::NEVER;
+use crate::config::model::{ClusterIndex, LogTarget, Model, Protocol};
+use crate::proxy::{Context, HttpService, LogBuffer, TcpService};
+use crate::ring::{Ring, TaskId, mailbox};
+use crate::route::RouteTable;
+use crate::upstream::{Resolved, Upstreams};
+
+use self::accept::{Acceptance, Service};
+
+/// How often a worker closes expired pooled connections and hands over access-log lines.
+const HOUSEKEEPING_MS: u64 = 500;
+
+/// What the server tells a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// The endpoints of a cluster have been resolved anew.
+    Endpoints(ClusterIndex, Resolved),
+    /// Accept nothing more, end every connection as soon as it decently can, then stop.
+    Drain,
+    /// Stop now.
+    Stop,
+}
+
+/// Connections of the whole process and of each listener; shared by all workers, touched once per connection.
+#[derive(Debug)]
+pub struct Connections {
+    process: Arc<AtomicUsize>,
+    listeners: Vec<Arc<AtomicUsize>>,
+}
+
+impl Connections {
+    /// Nothing is open yet.
+    #[must_use]
+    pub fn new(listeners: usize) -> Self {
+        Self { process: Arc::default(), listeners: (0..listeners).map(|_| Arc::default()).collect() }
+    }
+}
+
+/// Takes a piece of access log; gives it back when it cannot.
+pub type DeliverLog = Box<dyn FnMut(&LogTarget, Vec<u8>) -> Result<(), Vec<u8>> + Send>;
+
+/// Everything that a worker starts with.
+pub struct Worker {
+    /// The configuration.
+    pub model: Arc<Model>,
+    /// A listening socket for each listener of the configuration, in its order.
+    pub sockets: Vec<OwnedFd>,
+    /// Addresses of the endpoints of each cluster, as far as they are known.
+    pub resolved: Vec<Resolved>,
+    /// Messages from the server.
+    pub mailbox: mailbox::Unbound<Message>,
+    /// Counts shared with the other workers.
+    pub connections: Arc<Connections>,
+    /// Where access-log lines go.
+    pub deliver_log: DeliverLog,
+    /// Seed for choices that need no secrecy.
+    pub seed: u64,
+}
+
+impl Worker {
+    /// Serves until told to stop. `ready` is called once everything is set up.
+    ///
+    /// # Errors
+    /// When the ring cannot be set up or fails.
+    pub fn run(self, ready: impl FnOnce() + 'static) -> io::Result<()> {
+        let server = &self.model.server;
+        let ring = Ring::new(server.buffer_size, server.buffer_memory)?;
+        let upstreams = Upstreams::new(&self.model.clusters, &self.resolved);
+        let mut deliver = self.deliver_log;
+        let log = LogBuffer::new(Box::new(move |target, piece| deliver(target, piece)));
+        let shared = Rc::new(Shared {
+            context: Rc::new(Context::new(ring.clone(), upstreams, self.seed, log)),
+            open: Rc::default(),
+            root: Cell::new(TaskId::NONE),
+            blocked: RefCell::default(),
+            accepting: Cell::new(0),
+        });
+        let listeners: Vec<_> = self
+            .model
+            .listeners
+            .iter()
+            .zip(self.sockets)
+            .zip(&self.connections.listeners)
+            .map(|((listener, socket), count)| {
+                let service = match &listener.protocol {
+                    Protocol::Http(http) => {
+                        let routes = RouteTable::new(&http.routes);
+                        Service::Http(Rc::new(HttpService { listener: Arc::clone(listener), routes }))
+                    }
+                    Protocol::Tcp(_) => Service::Tcp(Rc::new(TcpService { listener: Arc::clone(listener) })),
+                };
+                Acceptance {
+                    shared: Rc::clone(&shared),
+                    listener: Arc::clone(listener),
+                    socket: Some(socket),
+                    service,
+                    listener_count: Arc::clone(count),
+                    process_count: Arc::clone(&self.connections.process),
+                    process_limit: server.max_connections,
+                }
+            })
+            .collect();
+        let mailbox = self.mailbox;
+        let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox, ready));
+        shared.context.log.borrow_mut().flush();
+        result
+    }
+}
+
+/// What the tasks of one worker share beside the sessions' context.
+struct Shared {
+    context: Rc<Context>,
+    /// Connections of this worker.
+    open: Rc<Cell<usize>>,
+    root: Cell<TaskId>,
+    /// Accept loops that wait for a connection to end.
+    blocked: RefCell<Vec<TaskId>>,
+    /// Accept loops that still run.
+    accepting: Cell<usize>,
+}
+
+impl Shared {
+    /// A connection has ended: whoever waits for that may look again.
+    fn connection_ended(&self) {
+        for task in self.blocked.borrow_mut().drain(..) {
+            self.context.ring.wake(task);
+        }
+        if self.context.draining.get() && self.open.get() == 0 {
+            self.context.ring.wake(self.root.get());
+        }
+    }
+}
+
+/// The root task: starts everything, obeys the mailbox, ends when there is nothing left to do.
+async fn serve(
+    shared: Rc<Shared>,
+    listeners: Vec<Acceptance>,
+    mailbox: mailbox::Unbound<Message>,
+    ready: impl FnOnce(),
+) {
+    let ring = shared.context.ring.clone();
+    shared.root.set(ring.current_task());
+    let mailbox = mailbox.bind(&ring, ring.current_task());
+    ring.spawn(keep_house(Rc::clone(&shared.context)));
+    shared.accepting.set(listeners.len());
+    for listener in listeners {
+        ring.spawn(listener.run());
+    }
+    ready();
+    loop {
+        while let Some(message) = mailbox.take() {
+            match message {
+                Message::Endpoints(cluster, resolved) => {
+                    shared.context.upstreams.cluster(cluster).set_endpoints(&resolved);
+                }
+                Message::Drain => {
+                    shared.context.draining.set(true);
+                    ring.wake_all();
+                }
+                Message::Stop => return,
+            }
+        }
+        if shared.context.draining.get() && shared.accepting.get() == 0 && shared.open.get() == 0 {
+            return;
+        }
+        ring.wait(NEVER).await;
+    }
+}
+
+/// Closes pooled connections that expired or to which something happened, and hands over access-log lines.
+async fn keep_house(context: Rc<Context>) {
+    context.ring.adopt_orphans();
+    let mut next = 0;
+    loop {
+        let mut stirred = false;
+        while context.ring.next_orphan().is_some() {
+            stirred = true;
+        }
+        let now = context.ring.now();
+        if stirred || now >= next {
+            context.upstreams.sweep(now);
+            context.log.borrow_mut().flush();
+            next = now + HOUSEKEEPING_MS;
+        }
+        context.ring.wait(next).await;
+    }
+}
