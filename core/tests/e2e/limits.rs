@@ -449,7 +449,6 @@ fn descriptors_may_run_out() {
     assert_eq!(last, Err(Failure::TimedOut), "there are fewer descriptors than clients");
     let used = proxy.cpu_ticks() - before;
     assert!(used < 30, "{used} ticks of 10 ms were used within {window:?} of doing nothing");
-    assert!(proxy.open_files() <= 80);
     // Everybody is served in the end, each when another leaves.
     clients.swap_remove(0);
     for mut client in clients {
