@@ -7,6 +7,8 @@ use clap::{Parser, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
+use crate::server::Options;
+
 /// Workers at most: more than any machine has cores, few enough that a mistyped number does no harm.
 const MAX_WORKERS: usize = 1024;
 
@@ -100,6 +102,18 @@ impl Args {
         }
         cpus.truncate(workers);
         cpus
+    }
+}
+
+impl From<Args> for Options {
+    fn from(args: Args) -> Self {
+        Self {
+            workers: args.workers(),
+            worker_cpus: args.worker_cpus(),
+            log_level: args.log_level.to_tracing(),
+            config_path: args.config_path,
+            log_path: args.log_path,
+        }
     }
 }
 

@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+use ouro::cli::{self, Mode};
+use ouro::server;
+
 fn main() -> ExitCode {
-    ouro::server::main(&ouro::cli::parse())
+    let args = cli::parse();
+    match args.mode {
+        Mode::Validate => server::validate(args.config_path.as_deref()),
+        Mode::Serve => server::serve(&args.into()),
+    }
 }

@@ -66,8 +66,15 @@ pub async fn write(mut jobs: mpsc::Receiver<Job>) {
                 }
             }
             Job::Reopen => {
+                let open: Vec<PathBuf> = files.keys().cloned().collect();
                 for (_, file) in files.drain() {
                     let _ = file.close().await;
+                }
+                // At once, so that whoever moved the old file away sees that the new one is in use.
+                for path in open {
+                    if let Err(error) = append(&mut files, &path, Vec::new()).await {
+                        tracing::error!(path = %path.display(), %error, "access log not reopened");
+                    }
                 }
             }
             Job::Flush(done) => {
@@ -83,6 +90,9 @@ async fn append(files: &mut HashMap<PathBuf, File>, path: &Path, lines: Vec<u8>)
         files.insert(path.to_owned(), file);
     }
     let Some(file) = files.get(path) else { return Ok(()) };
+    if lines.is_empty() {
+        return Ok(());
+    }
     // The offset does not matter: the file is open for appending.
     let (result, _) = file.write_all_at(lines, 0).await;
     result

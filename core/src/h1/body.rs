@@ -144,6 +144,16 @@ impl BodyDecoder {
         }
     }
 
+    /// Bytes of data that are certain to come, unless the body breaks off: the rest of a body of known length, or of the
+    /// chunk that has begun.
+    #[must_use]
+    pub const fn announced(&self) -> u64 {
+        match self.state {
+            State::Known | State::ChunkData => self.remaining,
+            _ => 0,
+        }
+    }
+
     /// Takes the trailer fields after the end of the body: lines of `Name: value`, each ended with CR LF, without
     /// those that must not be merged into a head. RFC 9110 section 6.5.1.
     pub fn take_trailers(&mut self) -> Option<Vec<u8>> {

@@ -43,7 +43,7 @@ pub(super) fn collect(
     let mut facts = Facts::default();
     let mut upgrades = 0u32;
     let mut connections = false;
-    let mut transfer_encoding = false;
+    let mut coding = None;
     for line in lines {
         let start = bytes::position(head, line.name.as_bytes());
         // A line begins where the one before has ended, so this is how every line but the last is seen to end with
@@ -72,14 +72,13 @@ pub(super) fn collect(
                 }
             }
             FieldKind::TransferEncoding => {
-                if std::mem::replace(&mut transfer_encoding, true) {
+                if coding.is_some() {
                     return Err(HeadError::RepeatedTransferEncoding);
                 }
                 if version == Version::Http10 {
                     return Err(HeadError::TransferEncodingInHttp10);
                 }
-                framing::transfer_encoding(line.value)?;
-                facts.chunked = true;
+                coding = Some(framing::transfer_encoding(line.value));
             }
             FieldKind::Upgrade => {
                 facts.upgrade = Some(value);
@@ -95,8 +94,13 @@ pub(super) fn collect(
     if !head.ends_with(b"\r\n\r\n") {
         return Err(HeadError::BareLf);
     }
-    if facts.chunked && facts.content_length.is_some() {
+    // Two framings are the graver fault, whatever the coding is.
+    if coding.is_some() && facts.content_length.is_some() {
         return Err(HeadError::LengthWithTransferEncoding);
+    }
+    if let Some(coding) = coding {
+        coding?;
+        facts.chunked = true;
     }
     if connections {
         facts.options = connection::options(head, fields)?;

@@ -7,10 +7,13 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::model::{AccessLog, Address, LogFormat, LogTarget};
 
+/// Takes a piece of log for a target; gives it back when it cannot.
+pub type Deliver = Box<dyn FnMut(&LogTarget, Vec<u8>) -> Result<(), Vec<u8>> + Send>;
+
 /// Where a worker puts its lines: one buffer per target, handed over when it is worth it or time is up.
 pub struct LogBuffer {
     pending: Vec<(LogTarget, Vec<u8>)>,
-    deliver: Box<dyn FnMut(&LogTarget, Vec<u8>) -> Result<(), Vec<u8>>>,
+    deliver: Deliver,
     /// Lines that nobody took, because the writer was too slow.
     pub dropped: u64,
 }
@@ -21,7 +24,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 impl LogBuffer {
     /// A buffer that hands its pieces to `deliver`, which gives back what it cannot take.
     #[must_use]
-    pub fn new(deliver: Box<dyn FnMut(&LogTarget, Vec<u8>) -> Result<(), Vec<u8>>>) -> Self {
+    pub fn new(deliver: Deliver) -> Self {
         Self { pending: Vec::new(), deliver, dropped: 0 }
     }
 

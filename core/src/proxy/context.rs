@@ -29,6 +29,7 @@ pub struct Context {
     /// Scratch table for the head that is being looked at.
     pub(super) fields: RefCell<Fields>,
     /// Exchanges to use again, so that a request allocates none.
+    #[allow(clippy::vec_box)] // moved in and out as boxes: that is what is saved
     pub(super) spare: RefCell<Vec<Box<Exchange>>>,
     date: RefCell<Date>,
 }

@@ -15,7 +15,7 @@ mod relay;
 mod reply;
 pub mod tcp;
 
-pub use access_log::{LogBuffer, Record};
+pub use access_log::{Deliver, LogBuffer, Record};
 pub use context::{Context, HttpService, Permit, TcpService};
 
 use crate::base::clock::Millis;

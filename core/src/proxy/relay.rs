@@ -54,8 +54,19 @@ pub(super) fn pump_both(
     downward.pump(up, down);
     let (d, u) = (down.status(), up.status());
     let failed = |s: &Status| s.is_reset() || s.send_error != 0;
-    if failed(&d) || failed(&u) {
-        Outcome::Reset
+    let undelivered = |to: &Socket, status: &Status| {
+        to.wake_when_unsent_below(Some(0));
+        status.unsent > 0
+    };
+    // A reset is passed on behind what came before it.
+    let waits = match (failed(&d), failed(&u)) {
+        (false, false) => None,
+        (true, true) => Some(false),
+        (true, false) => Some(undelivered(up, &u)),
+        (false, true) => Some(undelivered(down, &d)),
+    };
+    if let Some(waits) = waits {
+        if waits { Outcome::Open } else { Outcome::Reset }
     } else if upward.ended && downward.ended && d.unsent == 0 && u.unsent == 0 {
         Outcome::Finished
     } else {

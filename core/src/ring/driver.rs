@@ -68,9 +68,11 @@ pub(super) struct Driver {
     dirty: Vec<SlotId>,
     dirty_listeners: Vec<SlotId>,
     parked: VecDeque<SlotId>,
+    #[allow(clippy::vec_box)] // the kernel knows their addresses
     vectors: Vec<Box<SendVectors>>,
     free_vectors: Vec<u32>,
     /// Socket addresses that the kernel has not copied yet.
+    #[allow(clippy::vec_box)] // the kernel knows their addresses
     addresses: Vec<Box<SockAddr>>,
     /// Buffers that the kernel has or that are held; the rest is spare.
     published: usize,

@@ -91,7 +91,7 @@ impl Kernel {
         #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let (enter_fd, enter_flags) = register_ring_fd(ring.as_raw_fd())
-            .map_or((ring.as_raw_fd(), 0), |index| (index, IORING_ENTER_REGISTERED_RING));
+            .map_or_else(|| (ring.as_raw_fd(), 0), |index| (index, IORING_ENTER_REGISTERED_RING));
         Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0 })
     }
 

@@ -3,6 +3,7 @@
 mod listen;
 mod workers;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::listen::{Shown, UnixPaths};
 use self::workers::{Event, Workers};
-use crate::cli::{Args, Mode};
 use crate::config::model::Model;
 use crate::config::{self, ConfigErrors};
 use crate::control::access_log::{self, Job};
@@ -32,17 +32,35 @@ const WRONG: u8 = 2;
 /// How long the end of the process waits for access-log lines to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs the program.
-#[must_use]
-pub fn main(args: &Args) -> ExitCode {
-    ExitCode::from(match args.mode {
-        Mode::Validate => validate(args),
-        Mode::Serve => serve(args),
-    })
+/// How to run; what the command line says, in terms that need no command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Configuration file; `None` for the demo.
+    pub config_path: Option<PathBuf>,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// CPU of each worker; empty to pin none.
+    pub worker_cpus: Vec<usize>,
+    /// How much to log; `None` for nothing.
+    pub log_level: Option<tracing::Level>,
+    /// File to log to; `None` for standard error.
+    pub log_path: Option<PathBuf>,
 }
 
-fn validate(args: &Args) -> u8 {
-    let Some(path) = &args.config_path else {
+/// Checks a configuration and says everything that is wrong with it.
+#[must_use]
+pub fn validate(config_path: Option<&Path>) -> ExitCode {
+    ExitCode::from(check(config_path))
+}
+
+/// Serves until told to stop.
+#[must_use]
+pub fn serve(options: &Options) -> ExitCode {
+    ExitCode::from(start(options))
+}
+
+fn check(config_path: Option<&Path>) -> u8 {
+    let Some(path) = config_path else {
         eprintln!("ouro: --mode validate needs a configuration: -c FILE");
         return WRONG;
     };
@@ -63,16 +81,16 @@ fn refuse(errors: &ConfigErrors) -> u8 {
     WRONG
 }
 
-fn serve(args: &Args) -> u8 {
-    let log_file = match logging::start(args.log_level.to_tracing(), args.log_path.as_deref()) {
+fn start(options: &Options) -> u8 {
+    let log_file = match logging::start(options.log_level, options.log_path.as_deref()) {
         Ok(log_file) => log_file,
         Err(error) => {
-            eprintln!("ouro: cannot log to {:?}: {error}", args.log_path);
+            eprintln!("ouro: cannot log to {:?}: {error}", options.log_path);
             return FAILED;
         }
     };
     let mut demo_listener = None;
-    let model = match &args.config_path {
+    let model = match &options.config_path {
         Some(path) => match config::load(path) {
             Ok(model) => model,
             Err(errors) => return refuse(&errors),
@@ -96,7 +114,7 @@ fn serve(args: &Args) -> u8 {
     if let Err(error) = access_log::check(&model) {
         return fail(&error);
     }
-    let workers = args.workers();
+    let workers = options.workers;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         kernel = capabilities.kernel,
@@ -104,7 +122,7 @@ fn serve(args: &Args) -> u8 {
         workers,
         "starting"
     );
-    tokio_uring::start(run(Arc::new(model), args, log_file, demo_listener))
+    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener))
 }
 
 fn fail(reason: &str) -> u8 {
@@ -127,7 +145,7 @@ fn raise_descriptor_limit() {
 /// The control thread: everything that is not traffic.
 async fn run(
     model: Arc<Model>,
-    args: &Args,
+    options: &Options,
     log_file: LogFile,
     demo_listener: Option<std::net::TcpListener>,
 ) -> u8 {
@@ -145,7 +163,7 @@ async fn run(
     let mut unix_paths = UnixPaths::default();
     let mut addresses = Vec::new();
     for listener in &model.listeners {
-        match listen::bind(listener, args.workers()) {
+        match listen::bind(listener, options.workers) {
             Ok(bound) => {
                 unix_paths.add(&bound.address);
                 sockets.push(bound.sockets);
@@ -158,13 +176,13 @@ async fn run(
     for cluster in &model.clusters {
         resolved.push(resolve::resolve(cluster, &literal_endpoints(cluster)).await);
     }
-    let workers = match Workers::start(&model, sockets, &resolved, &args.worker_cpus(), args.workers(), &jobs)
-    {
-        Ok(workers) => workers,
-        Err(error) => return fail(&format!("a worker cannot be started: {error}")),
-    };
+    let workers =
+        match Workers::start(&model, sockets, &resolved, &options.worker_cpus, options.workers, &jobs) {
+            Ok(workers) => workers,
+            Err(error) => return fail(&format!("a worker cannot be started: {error}")),
+        };
     let (workers, mut events) = workers;
-    for _ in 0..args.workers() {
+    for _ in 0..options.workers {
         match events.recv().await {
             Some(Event::Ready) => {}
             Some(Event::Ended(Err(error))) => return fail(&error),

@@ -30,6 +30,9 @@ pub(super) fn pick(
     round_robin: &mut RoundRobin,
     random: &mut Random,
 ) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
     if count == 1 {
         return if candidate(0).tried { None } else { Some(0) };
     }
@@ -131,6 +134,14 @@ mod tests {
     fn least_request_avoids_the_busy_one() {
         let hits = run(LoadBalancing::LeastRequest, &[1, 1, 1], &[0, 50, 0], 3_000);
         assert_eq!(hits[1], 0, "the busiest of three is never the less loaded of two");
+    }
+
+    #[test]
+    fn nobody_is_chosen_where_nobody_is() {
+        for policy in [LoadBalancing::RoundRobin, LoadBalancing::Random, LoadBalancing::LeastRequest] {
+            let nobody = |_| Candidate { weight: 1, active: 0, tried: false };
+            assert_eq!(pick(policy, 0, nobody, &mut RoundRobin::default(), &mut Random::new(3)), None);
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::base::clock::NEVER;
-use crate::config::model::{ClusterIndex, LogTarget, Model, Protocol};
-use crate::proxy::{Context, HttpService, LogBuffer, TcpService};
+use crate::config::model::{ClusterIndex, Model, Protocol};
+use crate::proxy::{Context, Deliver, HttpService, LogBuffer, TcpService};
 use crate::ring::{Ring, TaskId, mailbox};
 use crate::route::RouteTable;
 use crate::upstream::{Resolved, Upstreams};
@@ -50,9 +50,6 @@ impl Connections {
     }
 }
 
-/// Takes a piece of access log; gives it back when it cannot.
-pub type DeliverLog = Box<dyn FnMut(&LogTarget, Vec<u8>) -> Result<(), Vec<u8>> + Send>;
-
 /// Everything that a worker starts with.
 pub struct Worker {
     /// The configuration.
@@ -66,7 +63,7 @@ pub struct Worker {
     /// Counts shared with the other workers.
     pub connections: Arc<Connections>,
     /// Where access-log lines go.
-    pub deliver_log: DeliverLog,
+    pub deliver_log: Deliver,
     /// Seed for choices that need no secrecy.
     pub seed: u64,
 }
@@ -80,8 +77,7 @@ impl Worker {
         let server = &self.model.server;
         let ring = Ring::new(server.buffer_size, server.buffer_memory)?;
         let upstreams = Upstreams::new(&self.model.clusters, &self.resolved);
-        let mut deliver = self.deliver_log;
-        let log = LogBuffer::new(Box::new(move |target, piece| deliver(target, piece)));
+        let log = LogBuffer::new(self.deliver_log);
         let shared = Rc::new(Shared {
             context: Rc::new(Context::new(ring.clone(), upstreams, self.seed, log)),
             open: Rc::default(),

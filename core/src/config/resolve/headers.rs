@@ -45,9 +45,11 @@ fn changeable(text: &str) -> Result<String, String> {
     let name = field_name(text)?;
     match FieldKind::of(name.as_bytes()) {
         FieldKind::Host => Err("\"host\" is changed by `host_rewrite` of a route".to_owned()),
-        kind if kind.is_hop_by_hop() => Err(format!(
-            "{name:?} frames a message or belongs to one connection, which is the proxy's own business"
-        )),
+        kind if kind.is_hop_by_hop() || matches!(kind, FieldKind::Trailer | FieldKind::Expect) => {
+            Err(format!(
+                "{name:?} frames a message or belongs to one connection, which is the proxy's own business"
+            ))
+        }
         _ => Ok(name),
     }
 }
@@ -73,7 +75,8 @@ pub(super) fn condition(section: &Section<'_>) -> Option<HeaderMatch> {
     }
     let text = |key: &str| {
         section.read(key, |text| {
-            values::header_value(text)?;
+            // What a value begins with may end with white space, unlike a whole value: `Bearer `.
+            values::header_value(if key == "prefix" { text.trim_end_matches(' ') } else { text })?;
             Ok(text.to_owned())
         })
     };

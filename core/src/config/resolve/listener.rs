@@ -168,7 +168,7 @@ fn upgrades(section: &Section<'_>) -> Vec<String> {
     let mut upgrades: Vec<String> = Vec::new();
     for text in section.texts("upgrades") {
         let protocol = text.text.to_ascii_lowercase();
-        if !values::is_token(&protocol) {
+        if protocol.split('/').count() > 2 || !protocol.split('/').all(values::is_token) {
             let found = quoted(text.text);
             section.fail_text(
                 "upgrades",

@@ -108,7 +108,11 @@ impl Body {
                         Framing::Discard => {}
                     }
                 }
-                Decoded::NeedMore { .. } => return Ok(()),
+                Decoded::NeedMore { .. } => {
+                    // A chunk that will be too long need not come first.
+                    let coming = self.bytes.saturating_add(self.decoder.announced());
+                    return if coming > self.limit { Err(BodyFault::TooLarge) } else { Ok(()) };
+                }
                 Decoded::End { skip } => chunk.advance(skip),
             }
             if self.decoder.is_done() {

@@ -82,8 +82,8 @@ pub struct Exchange {
     pub(super) keep_alive: bool,
     /// The client waits for 100 before it sends the body.
     pub(super) expect_continue: bool,
-    /// The request asks for an upgrade that is allowed.
-    pub(super) upgrade: bool,
+    /// The protocol that the request asks to upgrade to, where that is allowed.
+    pub(super) upgrade: Option<Box<[u8]>>,
     pub(super) request: Body,
     pub(super) response: Body,
     pub(super) response_state: ResponseState,
@@ -120,7 +120,7 @@ impl Default for Exchange {
             route: 0,
             keep_alive: false,
             expect_continue: false,
-            upgrade: false,
+            upgrade: None,
             request: Body::none(),
             response: Body::none(),
             response_state: ResponseState::Head,

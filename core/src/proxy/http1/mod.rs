@@ -61,7 +61,7 @@ pub struct Http1 {
     exchange: Option<Box<Exchange>>,
     /// The part of a head that has come so far, where it did not come in one piece.
     partial: Vec<u8>,
-    /// When the connection began to wait for the head (or for its rest).
+    /// When the connection began to wait for the head (or for its rest), or to close.
     since: Millis,
     requests: u32,
     phase: Phase,
@@ -187,7 +187,8 @@ impl Http1 {
             return Some(Step::Done);
         }
         if status.unsent > 0 {
-            let expires = deadline(status.activity, self.service.http().timeouts.stream_idle_ms);
+            let idle_since = status.activity.max(self.since);
+            let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
             if expires <= now {
                 return Some(Step::Done);
             }
@@ -223,6 +224,7 @@ impl Http1 {
     fn start_closing(&mut self, close: Close) {
         self.phase = Phase::Closing;
         self.close = close;
+        self.since = self.context.ring.now();
         self.partial = Vec::new();
     }
 

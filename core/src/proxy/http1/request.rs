@@ -30,8 +30,7 @@ impl Http1 {
                 Err(error) => {
                     drop(fields);
                     tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
-                    self.reply_error(error.status(), error.reason(), false, false, Version::Http11, None);
-                    self.start_closing(Close::Linger);
+                    self.refuse(error.status(), error.reason());
                     return None;
                 }
             }
@@ -62,13 +61,29 @@ impl Http1 {
             return Some(Step::Wait(expires));
         }
         if begun {
-            let reason = "The request head did not arrive in time.";
-            self.reply_error(408, reason, false, false, Version::Http11, None);
-            self.start_closing(Close::Linger);
+            self.refuse(408, "The request head did not arrive in time.");
         } else {
             self.start_closing(if idle { Close::Linger } else { Close::Plain });
         }
         None
+    }
+
+    /// Answers to something that is no request, and closes.
+    fn refuse(&mut self, status: u16, reason: &str) {
+        let mut exchange = Exchange::default();
+        if self.service.listener.access_log.is_some() {
+            self.learn_client();
+            exchange.started = self.since;
+            exchange.record = Some(Box::new(Record {
+                listener: self.service.listener.name.clone(),
+                client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+                protocol: "-",
+                ..Record::default()
+            }));
+        }
+        self.reply_error(status, reason, false, false, Version::Http11, Some(&mut exchange));
+        self.end_exchange(Box::new(exchange), reason);
+        self.start_closing(Close::Linger);
     }
 
     /// Looks for a complete head in what has come. Says whether there was one, and if so has acted on it.
@@ -125,15 +140,15 @@ impl Http1 {
         exchange.keep_alive = head.keep_alive && !last;
         exchange.expect_continue = head.expect_continue;
         exchange.started = self.context.ring.now();
-        if (self.client.is_none() && http.forwarding.x_forwarded_for != ForwardedFor::Off)
-            || service.listener.access_log.is_some()
-        {
-            self.client = self.down.as_ref().and_then(crate::ring::Socket::peer).map(|peer| peer.ip());
+        if http.forwarding.x_forwarded_for != ForwardedFor::Off || service.listener.access_log.is_some() {
+            self.learn_client();
         }
         if service.listener.access_log.is_some() {
             exchange.record = Some(Box::new(self.record(head, received)));
         }
         let path = match head.path.of(received.bytes) {
+            // RFC 9112 section 3.2.4: the last proxy turns an absolute target without a path into `*`.
+            b"" if head.method == Method::Options => b"*",
             b"" => b"/",
             path => path,
         };
@@ -224,7 +239,7 @@ impl Http1 {
         let mut buf = self.context.ring.write_buf();
         write_request(&mut buf.bytes, head, received, &rules, &mut random);
         drop(random);
-        exchange.upgrade = upgrade.is_some();
+        exchange.upgrade = upgrade.map(Into::into);
         exchange.request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
         if exchange.request.done {
             exchange.head = Some(buf.freeze());
@@ -240,6 +255,8 @@ impl Http1 {
 
     /// Answers with an error of our own.
     fn answer(&mut self, mut exchange: Box<Exchange>, head: &RequestHead, status: u16, reason: &str) {
+        // Whoever sends too much is not read any further.
+        exchange.keep_alive &= status != 413;
         let keep_alive = self.prepare_discard(&mut exchange, head);
         let head_only = head.method == Method::Head;
         self.reply_error(status, reason, keep_alive, head_only, head.version, Some(&mut exchange));
@@ -301,6 +318,13 @@ impl Http1 {
         self.after_reply(keep_alive);
         if plain && !self.context.draining.get() {
             self.start_closing(Close::Plain);
+        }
+    }
+
+    /// Asks for the client's address, once per connection.
+    fn learn_client(&mut self) {
+        if self.client.is_none() {
+            self.client = self.down.as_ref().and_then(crate::ring::Socket::peer).map(|peer| peer.ip());
         }
     }
 

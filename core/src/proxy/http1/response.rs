@@ -102,8 +102,12 @@ fn take_head(
         (known, _) => known,
     };
     exchange.until_close = body == BodyLength::UntilClose;
-    // A client that is still sending learns now that this connection ends with the response.
-    exchange.keep_alive &= exchange.request.done && !exchange.until_close && !env.context.draining.get();
+    // An origin that answers before it has the whole request either refuses it (then it will not read the rest, and the
+    // client learns now that this connection ends with the response) or streams both ways at once.
+    let streams =
+        (200..300).contains(&head.status) && (exchange.request.bytes > 0 || !exchange.expect_continue);
+    exchange.keep_alive &=
+        (exchange.request.done || streams) && !exchange.until_close && !env.context.draining.get();
     exchange.up_keep_alive = head.keep_alive;
     exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX);
     exchange.response_state = ResponseState::Body;
@@ -125,12 +129,11 @@ fn take_head(
     let mut buf = env.context.ring.write_buf();
     write_response(&mut buf.bytes, head, received, &rules);
     let Some(up) = exchange.up.as_ref() else { return Ok(None) };
-    if exchange.response.done {
-        env.down.send(buf.freeze());
-        exchange.response_state = ResponseState::Done;
-    } else if exchange.response.pump(&env.context.ring, up, Some(env.down), Some(buf)).is_err() {
+    // What has come of the body goes with the head; without a body this sends just the head.
+    if exchange.response.pump(&env.context.ring, up, Some(env.down), Some(buf)).is_err() {
         return Ok(Some(Progress::Abort { truncated: true }));
-    } else if exchange.response.done {
+    }
+    if exchange.response.done {
         exchange.response_state = ResponseState::Done;
     }
     Ok(None)
@@ -159,9 +162,12 @@ fn switch_protocol(
     head: &ResponseHead,
     received: Received<'_>,
 ) -> Result<Option<Progress>, &'static str> {
-    let (true, Some(protocol)) = (exchange.upgrade, head.upgrade) else {
+    let (Some(asked), Some(protocol)) = (&exchange.upgrade, head.upgrade) else {
         return Err("101 without having been asked");
     };
+    if !protocol.of(received.bytes).eq_ignore_ascii_case(asked) {
+        return Err("101 to another protocol than was asked for");
+    }
     exchange.response_state = ResponseState::Done;
     if let Some(record) = &mut exchange.record {
         record.status = 101;
