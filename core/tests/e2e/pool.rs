@@ -194,7 +194,7 @@ fn a_post_survives_an_origin_that_closes_idle_connections() {
     let proxy = Proxy::start(Config::to([origin.addr()]).cluster("unsafe_reuse_within = \"1ms\"").http());
     let mut client = proxy.connect();
     for round in 0..300 {
-        assert_eq!(client.poll(Duration::from_millis(5)), Err(Failure::TimedOut));
+        assert_eq!(client.poll(Duration::from_millis(5)), Err(Failure::TimedOut), "round {round}");
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
         let response = client.response();
         assert_eq!(response.status(), 200, "round {round}: {response:?}");
