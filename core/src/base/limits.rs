@@ -15,8 +15,18 @@ pub const INITIAL_RECEIVE_BUFFERS: usize = 64;
 /// Receive buffers that one socket may hold while there are plenty; over it, its recv is disarmed.
 pub const SOCKET_BUFFER_QUOTA: u32 = 16;
 
+/// The same while more than a quarter of the buffers are in use.
+pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 4;
+
 /// The same while more than half of the buffers are in use.
-pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 2;
+pub const SOCKET_BUFFER_QUOTA_RARE: u32 = 1;
+
+/// When all buffers are held and some socket waits for one, whoever has kept the most for at least so long without
+/// moving a byte is cut off.
+pub const STALLED_MS: u64 = 1_000;
+
+/// How often that is looked at.
+pub const STALLED_CHECK_MS: u64 = 100;
 
 /// A received piece up to this size is copied behind an unread one that has room, so that a peer that sends a
 /// byte at a time cannot make us hold a whole buffer for each.
@@ -78,5 +88,6 @@ pub const INFORMATIONAL_RESPONSES: u32 = 16;
 
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(INITIAL_RECEIVE_BUFFERS <= MAX_RECEIVE_BUFFERS);
+const _: () = assert!(SOCKET_BUFFER_QUOTA_RARE < SOCKET_BUFFER_QUOTA_SCARCE);
 const _: () = assert!(SOCKET_BUFFER_QUOTA_SCARCE < SOCKET_BUFFER_QUOTA);
 const _: () = assert!(INLINE_BODY_BYTES <= HEAD_BUFFER_BYTES);

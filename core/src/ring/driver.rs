@@ -44,6 +44,8 @@ pub struct RingStats {
     pub no_buffers: u64,
     /// Completions that found the completion queue full (none is lost).
     pub completion_overflows: u64,
+    /// Sockets cut off because they kept buffers that others waited for.
+    pub cut_off: u64,
     /// Enters of the kernel.
     pub enters: u64,
     /// Receive buffers published to the kernel or held.
@@ -82,10 +84,14 @@ pub(super) struct Driver {
     completions: Vec<Completion>,
     start: Instant,
     fatal: Option<io::Error>,
+    /// The kernel ends a multishot recv after a number of bytes.
+    recv_limit: bool,
+    /// When stalled sockets are looked for next.
+    stalled_check: Millis,
 }
 
 impl Driver {
-    pub(super) fn new(pool: Pool) -> io::Result<Self> {
+    pub(super) fn new(pool: Pool, recv_limit: bool) -> io::Result<Self> {
         let kernel = Kernel::new(limits::SUBMISSION_ENTRIES, limits::COMPLETION_ENTRIES, &pool)?;
         let mut driver = Self {
             kernel,
@@ -111,6 +117,8 @@ impl Driver {
             completions: Vec::with_capacity(limits::COMPLETION_ENTRIES as usize),
             start: Instant::now(),
             fatal: None,
+            recv_limit,
+            stalled_check: 0,
         };
         driver.grow(limits::INITIAL_RECEIVE_BUFFERS);
         Ok(driver)
@@ -224,6 +232,12 @@ impl Driver {
                 }
             }
         };
+        let timeout = if self.parked.is_empty() {
+            timeout
+        } else {
+            let check = Duration::from_millis(limits::STALLED_CHECK_MS);
+            Some(timeout.map_or(check, |timeout| timeout.min(check)))
+        };
         self.kernel.enter(timeout)?;
         self.stats.enters += 1;
         self.addresses.clear();
@@ -235,7 +249,39 @@ impl Driver {
         }
         self.completions = completions;
         self.schedule.fire(self.now);
+        if !self.parked.is_empty() && self.now >= self.stalled_check {
+            self.stalled_check = self.now + limits::STALLED_CHECK_MS;
+            self.cut_off_stalled();
+        }
         Ok(())
+    }
+
+    /// Somebody waits for a buffer and there is none: the socket that has kept the most of them for a while, because its
+    /// peer does not read (or its session does not), fails. Everybody else goes on.
+    fn cut_off_stalled(&mut self) {
+        if self.in_use < self.pool.count() {
+            return;
+        }
+        let stalled_since = self.now.saturating_sub(limits::STALLED_MS);
+        let kept = |slot: &Slot| slot.input.bytes() + slot.output.bytes();
+        let candidates = self.sockets.ids().filter_map(|id| {
+            let slot = self.sockets.get(id)?;
+            (slot.activity <= stalled_since && !slot.closing && kept(slot) > 0).then_some((kept(slot), id))
+        });
+        let Some((_, id)) = candidates.max_by_key(|(kept, _)| *kept) else { return };
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        self.stats.cut_off += 1;
+        slot.recv_error = libc::ENOBUFS;
+        slot.send_error = libc::ENOBUFS;
+        self.links.clear(&mut slot.input);
+        let (task, sending) = (slot.task, slot.sending);
+        if sending {
+            // What is in flight returns its buffers when it completes.
+            self.push(&cancel_entry(Kind::Send, id));
+        } else {
+            self.links.clear(&mut slot.output);
+        }
+        self.wake(id, task);
     }
 
     /// Stops everything, and waits until the kernel has let go of all memory. Says whether it has.
@@ -303,6 +349,8 @@ impl Driver {
 
     fn quota(&self) -> u32 {
         if self.in_use * 2 > self.pool.count() {
+            limits::SOCKET_BUFFER_QUOTA_RARE
+        } else if self.in_use * 4 > self.pool.count() {
             limits::SOCKET_BUFFER_QUOTA_SCARCE
         } else {
             limits::SOCKET_BUFFER_QUOTA
@@ -342,7 +390,10 @@ impl Driver {
         if slot.wants_recv(quota) {
             slot.recv = Recv::Armed;
             slot.throttled = false;
-            let entry = slot.recv_entry(id);
+            // Without a limit a single pass of the kernel may fill 32 buffers before the quota is looked at.
+            let bytes = (quota - slot.held) as usize * self.pool.buffer_size();
+            let limit = u32::try_from(bytes).ok().filter(|_| self.recv_limit);
+            let entry = slot.recv_entry(id, limit);
             self.in_flight += 1;
             self.push(&entry);
         }

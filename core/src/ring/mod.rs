@@ -71,11 +71,11 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says when it refuses; see [`probe`] for an explanation.
-    pub fn new(buffer_size: usize, buffer_memory: usize) -> io::Result<Self> {
+    pub fn new(buffer_size: usize, buffer_memory: usize, capabilities: &Capabilities) -> io::Result<Self> {
         let count =
             (buffer_memory / buffer_size).clamp(limits::INITIAL_RECEIVE_BUFFERS, limits::MAX_RECEIVE_BUFFERS);
         let pool = buffers::Pool::new(count, buffer_size)?;
-        let driver = Driver::new(pool.clone())?;
+        let driver = Driver::new(pool.clone(), capabilities.recv_limit)?;
         Ok(Self {
             shared: Rc::new(Shared {
                 driver: RefCell::new(driver),

@@ -1,11 +1,19 @@
 //! What the kernel allows: probed once, before any worker starts, into one [`Capabilities`] value.
 
+use std::cell::Cell;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use io_uring::{IoUring, Probe, opcode};
 
-use super::kernel;
+use super::{Ring, kernel};
+use crate::base::limits;
+
+/// How long a probe waits for an answer that comes at once.
+const PROBE_MS: u64 = 1_000;
 
 /// Features of this kernel that the ring uses.
 #[derive(Debug, Clone)]
@@ -16,6 +24,8 @@ pub struct Capabilities {
     pub recvsend_bundle: bool,
     /// Waiting does not count as I/O wait (6.15).
     pub no_iowait: bool,
+    /// A multishot recv ends by itself after a number of bytes (6.17), which bounds what a socket can hold exactly.
+    pub recv_limit: bool,
 }
 
 /// Why the ring cannot run here, and what to do about it.
@@ -77,11 +87,33 @@ pub fn probe() -> Result<Capabilities, Unsupported> {
         missing: format!("the kernel ({release}) does not take a buffer ring: {error}"),
         remedy: OLD_KERNEL,
     })?;
-    Ok(Capabilities {
+    let mut capabilities = Capabilities {
         kernel: release,
         recvsend_bundle: ring.params().is_feature_recvsend_bundle(),
         no_iowait: ring.params().is_feature_no_iowait(),
-    })
+        recv_limit: true,
+    };
+    capabilities.recv_limit = probe_recv_limit(&capabilities).unwrap_or(false);
+    Ok(capabilities)
+}
+
+/// Tries a limited recv on a pair of sockets: older kernels refuse the field.
+fn probe_recv_limit(capabilities: &Capabilities) -> io::Result<bool> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    ours.write_all(b"?")?;
+    let ring = Ring::new(4096, limits::INITIAL_RECEIVE_BUFFERS * 4096, capabilities)?;
+    let received = Rc::new(Cell::new(false));
+    let (inner, result) = (ring.clone(), Rc::clone(&received));
+    ring.run(async move {
+        let socket = inner.adopt(OwnedFd::from(theirs));
+        socket.attach(inner.current_task());
+        let deadline = inner.now() + PROBE_MS;
+        while socket.status().unread == 0 && socket.status().recv_error == 0 && inner.now() < deadline {
+            inner.wait(deadline).await;
+        }
+        result.set(socket.status().unread == 1);
+    })?;
+    Ok(received.get())
 }
 
 fn explain_setup(error: &io::Error, release: &str) -> Unsupported {

@@ -155,8 +155,15 @@ impl Slot {
         self.recv == Recv::Idle && !self.sending && self.link != Link::Connecting
     }
 
-    pub(super) fn recv_entry(&self, id: SlotId) -> Entry {
-        opcode::RecvMulti::new(types::Fd(self.fd), BUFFER_GROUP).build().user_data(Kind::Recv.user_data(id))
+    /// A multishot recv; it ends by itself after `limit` bytes where the kernel can do that.
+    pub(super) fn recv_entry(&self, id: SlotId, limit: Option<u32>) -> Entry {
+        let mut entry = opcode::RecvMulti::new(types::Fd(self.fd), BUFFER_GROUP)
+            .build()
+            .user_data(Kind::Recv.user_data(id));
+        if let Some(limit) = limit {
+            set_optlen(&mut entry, limit);
+        }
+        entry
     }
 
     pub(super) fn close_entry(&self, id: SlotId) -> Entry {
@@ -165,6 +172,17 @@ impl Slot {
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(Kind::Silent.user_data(id))
     }
+}
+
+/// Sets the `optlen` of an entry: for a multishot recv, the bytes after which it ends (Linux 6.17). The crate has no
+/// setter for it.
+fn set_optlen(entry: &mut Entry, optlen: u32) {
+    /// Where `struct io_uring_sqe` has it (linux/io_uring.h).
+    const OFFSET: usize = 44;
+    const _: () = assert!(size_of::<Entry>() == 64 && align_of::<Entry>() >= 4);
+    // SAFETY: an entry is the 64 bytes of a `struct io_uring_sqe`, plain integers throughout; the four bytes at this
+    // offset lie inside it and are aligned.
+    unsafe { (&raw mut *entry).cast::<u8>().add(OFFSET).cast::<u32>().write(optlen) };
 }
 
 /// Asks the operation of this `kind` on socket `id` to stop; its own completion tells the result.

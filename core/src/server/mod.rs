@@ -18,7 +18,7 @@ use crate::config::{self, ConfigErrors};
 use crate::control::access_log::{self, Job};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
-use crate::ring;
+use crate::ring::{self, Capabilities};
 use crate::upstream::{Resolved, literal_endpoints};
 use crate::worker::Message;
 
@@ -122,7 +122,7 @@ fn start(options: &Options) -> u8 {
         workers,
         "starting"
     );
-    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener))
+    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener, capabilities))
 }
 
 fn fail(reason: &str) -> u8 {
@@ -148,6 +148,7 @@ async fn run(
     options: &Options,
     log_file: LogFile,
     demo_listener: Option<std::net::TcpListener>,
+    capabilities: Capabilities,
 ) -> u8 {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -176,11 +177,18 @@ async fn run(
     for cluster in &model.clusters {
         resolved.push(resolve::resolve(cluster, &literal_endpoints(cluster)).await);
     }
-    let workers =
-        match Workers::start(&model, sockets, &resolved, &options.worker_cpus, options.workers, &jobs) {
-            Ok(workers) => workers,
-            Err(error) => return fail(&format!("a worker cannot be started: {error}")),
-        };
+    let workers = match Workers::start(
+        &model,
+        sockets,
+        &resolved,
+        &options.worker_cpus,
+        options.workers,
+        &jobs,
+        &capabilities,
+    ) {
+        Ok(workers) => workers,
+        Err(error) => return fail(&format!("a worker cannot be started: {error}")),
+    };
     let (workers, mut events) = workers;
     for _ in 0..options.workers {
         match events.recv().await {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::config::model::Model;
 use crate::control::access_log::Job;
+use crate::ring::Capabilities;
 use crate::ring::mailbox::{self, Sender};
 use crate::upstream::Resolved;
 use crate::worker::{Connections, Message, Worker};
@@ -40,6 +41,7 @@ impl Workers {
         cpus: &[usize],
         count: usize,
         jobs: &mpsc::Sender<Job>,
+        capabilities: &Capabilities,
     ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let connections = Arc::new(Connections::new(model.listeners.len()));
         // Two events each: being ready, and the end.
@@ -55,6 +57,7 @@ impl Workers {
                 sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
                 resolved: resolved.to_vec(),
                 mailbox,
+                capabilities: capabilities.clone(),
                 connections: Arc::clone(&connections),
                 deliver_log: Box::new(move |target, piece| {
                     jobs.try_send(Job::Write(target.clone(), piece)).map_err(|error| {

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicUsize;
 use crate::base::clock::NEVER;
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, HttpService, LogBuffer, TcpService};
-use crate::ring::{Ring, TaskId, mailbox};
+use crate::ring::{Capabilities, Ring, TaskId, mailbox};
 use crate::route::RouteTable;
 use crate::upstream::{Resolved, Upstreams};
 
@@ -62,6 +62,8 @@ pub struct Worker {
     pub mailbox: mailbox::Unbound<Message>,
     /// Counts shared with the other workers.
     pub connections: Arc<Connections>,
+    /// What the kernel can do.
+    pub capabilities: Capabilities,
     /// Where access-log lines go.
     pub deliver_log: Deliver,
     /// Seed for choices that need no secrecy.
@@ -75,7 +77,7 @@ impl Worker {
     /// When the ring cannot be set up or fails.
     pub fn run(self, ready: impl FnOnce() + 'static) -> io::Result<()> {
         let server = &self.model.server;
-        let ring = Ring::new(server.buffer_size, server.buffer_memory)?;
+        let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
         let upstreams = Upstreams::new(&self.model.clusters, &self.resolved);
         let log = LogBuffer::new(self.deliver_log);
         let shared = Rc::new(Shared {

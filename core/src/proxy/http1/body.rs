@@ -98,10 +98,10 @@ impl Body {
                 Decoded::Data { skip, len } => {
                     chunk.advance(skip);
                     self.bytes += len as u64;
-                    if self.bytes > self.limit {
-                        return Err(BodyFault::TooLarge);
-                    }
                     let data = chunk.split_to(len);
+                    if self.bytes.saturating_add(self.decoder.announced()) > self.limit {
+                        return Err(BodyFault::TooLarge); // a chunk that will be too long need not come first
+                    }
                     match self.framing {
                         Framing::Identity => out.data(data, false),
                         Framing::Chunked => out.chunk(data),
@@ -109,7 +109,6 @@ impl Body {
                     }
                 }
                 Decoded::NeedMore { .. } => {
-                    // A chunk that will be too long need not come first.
                     let coming = self.bytes.saturating_add(self.decoder.announced());
                     return if coming > self.limit { Err(BodyFault::TooLarge) } else { Ok(()) };
                 }
