@@ -36,13 +36,13 @@ pub const COALESCE_BYTES: usize = 4096;
 pub const SEND_VECTORS: usize = 16;
 
 /// Capacity that a recycled head buffer keeps, bytes.
-pub const HEAD_BUFFER_BYTES: usize = 2048;
+pub const HEAD_BUFFER_BYTES: usize = 4096;
 
 /// Recycled head buffers kept per worker.
 pub const SPARE_HEAD_BUFFERS: usize = 512;
 
 /// A piece of a body up to this size is copied behind the head it follows: cheaper than a second vector.
-pub const INLINE_BODY_BYTES: usize = 1024;
+pub const INLINE_BODY_BYTES: usize = 2048;
 
 /// Tasks run between two looks at the completion queue.
 pub const TASKS_PER_TURN: usize = 1024;

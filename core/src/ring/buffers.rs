@@ -334,6 +334,12 @@ impl WriteBuf {
     }
 }
 
+impl std::fmt::Debug for WriteBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WriteBuf({} bytes)", self.bytes.len())
+    }
+}
+
 impl Drop for WriteBuf {
     fn drop(&mut self) {
         if self.bytes.capacity() > 0 {

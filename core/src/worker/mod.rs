@@ -115,6 +115,7 @@ impl Worker {
         let mailbox = self.mailbox;
         let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox, ready));
         shared.context.log.borrow_mut().flush();
+        tracing::debug!(stats = ?ring.stats(), "the ring has ended");
         result
     }
 }

@@ -40,18 +40,42 @@ pub(super) struct Body {
     /// Bytes of data so far.
     pub(super) bytes: u64,
     limit: u64,
+    /// The head is held back for the body.
+    gathers: bool,
+    held: Option<WriteBuf>,
 }
 
 impl Body {
     pub(super) fn new(length: BodyLength, framing: Framing, limit: u64) -> Self {
         let decoder = BodyDecoder::new(length);
         let done = decoder.is_done();
-        Self { decoder, framing, done, bytes: 0, limit }
+        Self { decoder, framing, done, bytes: 0, limit, gathers: false, held: None }
     }
 
     /// No body at all.
     pub(super) fn none() -> Self {
         Self::new(BodyLength::None, Framing::Identity, u64::MAX)
+    }
+
+    /// The head waits for a body that is so small that both go out as one piece: many an origin sends them apart, and
+    /// each send costs more than everything that we do ourselves for a request.
+    pub(super) fn wait_for_body(mut self) -> Self {
+        self.gathers = self.framing == Framing::Identity
+            && self
+                .decoder
+                .remaining_known()
+                .is_some_and(|length| length <= limits::INLINE_BODY_BYTES as u64);
+        self
+    }
+
+    /// Whether the rest of a small body is worth waiting for.
+    fn is_worth_waiting(&self, from: &Socket) -> bool {
+        let status = from.status();
+        self.gathers
+            && !self.done
+            && !status.eof
+            && status.recv_error == 0
+            && self.decoder.remaining_known().is_some_and(|left| left > status.unread as u64)
     }
 
     /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first.
@@ -62,6 +86,11 @@ impl Body {
         to: Option<&Socket>,
         lead: Option<WriteBuf>,
     ) -> Result<(), BodyFault> {
+        let lead = lead.or_else(|| self.held.take());
+        if lead.is_some() && self.is_worth_waiting(from) {
+            self.held = lead;
+            return Ok(());
+        }
         let mut out = Outgoing { ring, to, pending: lead };
         let result = self.pump_into(from, &mut out);
         out.flush();

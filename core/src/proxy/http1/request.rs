@@ -240,7 +240,9 @@ impl Http1 {
         write_request(&mut buf.bytes, head, received, &rules, &mut random);
         drop(random);
         exchange.upgrade = upgrade.map(Into::into);
-        exchange.request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
+        let request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
+        // A client that waits for 100 sends no body before the origin has seen the head.
+        exchange.request = if head.expect_continue { request } else { request.wait_for_body() };
         if exchange.request.done {
             exchange.head = Some(buf.freeze());
         } else {

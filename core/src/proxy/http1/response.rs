@@ -109,7 +109,7 @@ fn take_head(
     exchange.keep_alive &=
         (exchange.request.done || streams) && !exchange.until_close && !env.context.draining.get();
     exchange.up_keep_alive = head.keep_alive;
-    exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX);
+    exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX).wait_for_body();
     exchange.response_state = ResponseState::Body;
     exchange.head = None;
     if let Some(record) = &mut exchange.record {
