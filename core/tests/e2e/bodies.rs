@@ -1,5 +1,7 @@
 //! Bodies: framing, order, memory, back-pressure, and ends that come too soon.
 
+use std::sync::{Arc, Mutex};
+
 use crate::support::origin::ok;
 use crate::support::pattern::BIG;
 use crate::support::*;
@@ -58,6 +60,88 @@ fn chunked_bodies_with_trailers_both_ways() {
         assert!(response.body == body, "{length} bytes in chunks of {chunk} came back changed");
         let trailers = [("X-Down".to_owned(), "2".to_owned()), ("X-More".to_owned(), "3".to_owned())];
         assert_eq!(response.trailers, trailers);
+    }
+}
+
+/// However the bytes of both sides are cut into pieces, and however small the receive buffers are, the messages are the
+/// same.
+#[test]
+fn messages_do_not_depend_on_how_they_are_cut() {
+    let seeds = Arc::new(Mutex::new(Cuts(1)));
+    let origin = {
+        let seeds = Arc::clone(&seeds);
+        Origin::start(move |conn| {
+            while let Some(request) = conn.next_request() {
+                let response = if request.framing == Framing::Chunked {
+                    chunked(
+                        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n",
+                        &request.body,
+                        1 + request.body.len() / 3,
+                    )
+                } else {
+                    ok(&request.text())
+                };
+                for piece in lock(&seeds).cut(&response) {
+                    conn.send(piece);
+                }
+            }
+        })
+    };
+    let config = Config::to([origin.addr()]).server("buffer_size = \"4KiB\"");
+    let proxy = Proxy::start(config.http());
+    for round in 0..60 {
+        let mut client = proxy.connect();
+        let bodies: Vec<String> = (0..6).map(|n| "0123456789abcdef".repeat(round * 7 + n * n * 40)).collect();
+        let mut stream = Vec::new();
+        for (number, body) in bodies.iter().enumerate() {
+            if number % 2 == 0 {
+                let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.extend_from_slice(head.as_bytes());
+                stream.extend_from_slice(body.as_bytes());
+            } else {
+                let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n";
+                stream.extend(chunked(head, body.as_bytes(), 1 + body.len() / 5));
+            }
+        }
+        let pieces: Vec<Vec<u8>> = lock(&seeds).cut(&stream).into_iter().map(<[u8]>::to_vec).collect();
+        for piece in pieces {
+            client.send(piece);
+        }
+        for (number, body) in bodies.iter().enumerate() {
+            let response = client.response();
+            assert!(response.text() == *body, "round {round}, response {number} came back changed");
+        }
+    }
+}
+
+/// A message with a chunked body.
+fn chunked(head: &str, body: &[u8], chunk: usize) -> Vec<u8> {
+    let mut all = format!("{head}\r\n").into_bytes();
+    for piece in body.chunks(chunk) {
+        all.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        all.extend_from_slice(piece);
+        all.extend_from_slice(b"\r\n");
+    }
+    all.extend_from_slice(b"0\r\n\r\n");
+    all
+}
+
+/// Cuts bytes at places that look random and are the same in every run.
+struct Cuts(u64);
+
+impl Cuts {
+    fn cut<'b>(&mut self, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Few bytes as often as many.
+            let length =
+                1 + ((self.0 >> 33) as usize % (1 << ((self.0 >> 60) as usize))).min(bytes.len() - 1);
+            let (piece, rest) = bytes.split_at(length);
+            pieces.push(piece);
+            bytes = rest;
+        }
+        pieces
     }
 }
 
@@ -282,8 +366,6 @@ fn an_early_response_may_last_while_the_upload_goes_on() {
         conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
         conn.read_body(&mut head).unwrap();
         conn.send(format!("{:x}\r\n{}\r\n0\r\n\r\n", head.body.len(), head.text()));
-        conn.request();
-        conn.send(ok("next"));
     });
     let proxy = Proxy::to([origin.addr()]);
     let mut client = proxy.connect();
@@ -293,7 +375,10 @@ fn an_early_response_may_last_while_the_upload_goes_on() {
     client.send("5\r\nwards\r\n0\r\n\r\n");
     client.read_body(&mut response).unwrap();
     assert_eq!(response.text(), "upwards");
-    assert_eq!(client.get("/").text(), "next");
+    // When the response began, nobody knew whether the upload would end before it.
+    if response.says_close() {
+        client.expect_eof();
+    }
 }
 
 #[test]

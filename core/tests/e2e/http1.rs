@@ -134,6 +134,52 @@ fn head_has_a_length_and_no_body() {
 }
 
 #[test]
+fn heads_larger_than_a_receive_buffer() {
+    let origin = Origin::start(|conn| {
+        while let Some(request) = conn.next_request() {
+            let filler = request.expect_value("x-filler");
+            conn.send(format!("HTTP/1.1 200 OK\r\nX-Filler: {filler}\r\nContent-Length: 2\r\n\r\nhi"));
+        }
+    });
+    let config = Config::to([origin.addr()]).server("buffer_size = \"4KiB\"");
+    let proxy = Proxy::start(config.http());
+    let mut client = proxy.connect();
+    // Around the ends of one, two and several buffers.
+    let lengths = (3950..4110).chain(8050..8200).step_by(3).chain([12_000, 20_000, 30_000]);
+    for length in lengths {
+        let filler = "y".repeat(length);
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Filler: {filler}\r\n\r\n"));
+        let response = client.response();
+        assert_eq!((response.status(), response.text().as_str()), (200, "hi"), "{length}");
+        assert!(response.expect_value("x-filler") == filler, "the field of {length} bytes came back changed");
+    }
+}
+
+#[test]
+fn errors_for_head_have_no_body() {
+    let refusing = RefusingPort::new();
+    let routes = "
+        [[listeners.routes]]
+        path_prefix = \"/down\"
+        cluster = \"origin\"
+        [[listeners.routes]]
+        path = \"/up\"
+        respond = { status = 200, body = \"up\" }";
+    let proxy = Proxy::start(Config::to([refusing.addr()]).routes(routes).http());
+    for (target, statuses) in [("/down", [502, 503]), ("/nowhere", [404, 404])] {
+        let mut client = proxy.connect();
+        client.send(format!("HEAD {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let response = client.response_to("HEAD");
+        assert!(statuses.contains(&response.status()), "{response:?}");
+        if !response.says_close() {
+            assert_eq!(client.get("/up").text(), "up");
+        } else {
+            client.expect_eof();
+        }
+    }
+}
+
+#[test]
 fn statuses_without_a_body() {
     let origin = Origin::start(|conn| {
         conn.request();

@@ -253,8 +253,11 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let may_exit = *lock(&self.may_exit);
         let exited = lock(&self.child).try_wait().ok().flatten();
-        // The group may be gone already. Afterwards the pipes close, which ends the readers.
-        let _ = killpg(self.pid, Signal::SIGKILL);
+        // A number that has been waited for may be somebody else's by now.
+        if exited.is_none() {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+        // The pipes close with the process, which ends the readers.
         let status = self.wait_exit();
         let lines = self.log_lines();
         let text = lines.join("\n");

@@ -44,9 +44,10 @@ impl Socket {
         nix::sys::socket::setsockopt(&self.0, sockopt::Linger, &linger).unwrap();
     }
 
-    /// Makes the kernel hold back little, so that back-pressure is felt soon.
+    /// Makes the kernel hold back little, so that back-pressure is felt soon. Much less, and a window smaller than
+    /// two segments of the loopback interface would make what follows slow.
     pub(crate) fn shrink_receive_buffer(&self) {
-        nix::sys::socket::setsockopt(&self.0, sockopt::RcvBuf, &(16 * 1024)).unwrap();
+        nix::sys::socket::setsockopt(&self.0, sockopt::RcvBuf, &(256 * 1024)).unwrap();
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) {
