@@ -47,15 +47,6 @@ pub const INLINE_BODY_BYTES: usize = 1024;
 /// Tasks run between two looks at the completion queue.
 pub const TASKS_PER_TURN: usize = 1024;
 
-/// A turn with so many completions is a sign of load: the next wait gathers.
-pub const GATHER_FROM: u32 = 16;
-
-/// Completions that a wait gathers at most.
-pub const GATHER_AT_MOST: u32 = 64;
-
-/// How long a wait may gather, microseconds.
-pub const GATHER_MICROS: u32 = 50;
-
 /// Bytes queued on a socket and not yet sent, above which whoever produces them waits.
 pub const SEND_HIGH_WATER_BYTES: usize = 256 * 1024;
 

@@ -88,8 +88,6 @@ pub(super) struct Driver {
     recv_limit: bool,
     /// When stalled sockets are looked for next.
     stalled_check: Millis,
-    /// Completions to wait for, within limits of time.
-    gather: u32,
 }
 
 impl Driver {
@@ -121,7 +119,6 @@ impl Driver {
             fatal: None,
             recv_limit,
             stalled_check: 0,
-            gather: 1,
         };
         driver.grow(limits::INITIAL_RECEIVE_BUFFERS);
         Ok(driver)
@@ -241,21 +238,16 @@ impl Driver {
             let check = Duration::from_millis(limits::STALLED_CHECK_MS);
             Some(timeout.map_or(check, |timeout| timeout.min(check)))
         };
-        self.kernel.enter(timeout, self.gather)?;
+        self.kernel.enter(timeout)?;
         self.stats.enters += 1;
         self.addresses.clear();
         self.read_clock();
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.reap(&mut completions);
-        #[allow(clippy::cast_possible_truncation)] // as many as the queue holds
-        let count = completions.len() as u32;
         for completion in completions.drain(..) {
             self.complete(completion);
         }
         self.completions = completions;
-        // Under load it is cheaper to be woken once for many completions than for each, and costs each only
-        // microseconds. A quiet worker is woken at once.
-        self.gather = if count >= limits::GATHER_FROM { (count / 2).min(limits::GATHER_AT_MOST) } else { 1 };
         self.schedule.fire(self.now);
         if !self.parked.is_empty() && self.now >= self.stalled_check {
             self.stalled_check = self.now + limits::STALLED_CHECK_MS;
@@ -308,7 +300,7 @@ impl Driver {
         while self.in_flight > 0 {
             self.flush();
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.kernel.enter(Some(left), 1).is_err() {
+            if left.is_zero() || self.kernel.enter(Some(left)).is_err() {
                 return false;
             }
             let mut completions = std::mem::take(&mut self.completions);
@@ -319,7 +311,7 @@ impl Driver {
             self.completions = completions;
         }
         self.flush();
-        self.kernel.enter(Some(Duration::ZERO), 1).is_ok()
+        self.kernel.enter(Some(Duration::ZERO)).is_ok()
     }
 
     pub(super) fn close_listener(&mut self, id: SlotId) {

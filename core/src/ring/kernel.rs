@@ -13,7 +13,6 @@ use io_uring::types::{BufRingEntry, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
 use super::buffers::Pool;
-use crate::base::limits;
 
 /// The one group of provided buffers that a ring has.
 pub(super) const BUFFER_GROUP: u16 = 0;
@@ -59,8 +58,6 @@ pub(super) struct Kernel {
     /// What enter names the ring by: its registered index, or its descriptor on kernels that do not register it.
     enter_fd: i32,
     enter_flags: u32,
-    /// The kernel can wait for several completions and yet not long (6.12).
-    can_gather: bool,
     /// Completions that found the queue full so far; the kernel keeps them back, none is lost.
     pub(super) overflows: u64,
 }
@@ -95,8 +92,7 @@ impl Kernel {
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let (enter_fd, enter_flags) = register_ring_fd(ring.as_raw_fd())
             .map_or_else(|| (ring.as_raw_fd(), 0), |index| (index, IORING_ENTER_REGISTERED_RING));
-        let can_gather = ring.params().is_feature_min_timeout();
-        Ok(Self { ring, buffers, enter_fd, enter_flags, can_gather, overflows: 0 })
+        Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0 })
     }
 
     /// Queues an entry; a full queue is submitted first.
@@ -109,25 +105,18 @@ impl Kernel {
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
-            self.enter(Some(Duration::ZERO), 1)?;
+            self.enter(Some(Duration::ZERO))?;
         }
     }
 
     /// Submits what is queued and waits for a completion, at most for `timeout`; `None` waits for ever, zero only runs
     /// what is due.
-    ///
-    /// With `gather` above 1, the kernel may let up to [`limits::GATHER_MICROS`] pass for that many completions to come
-    /// together.
-    pub(super) fn enter(&mut self, timeout: Option<Duration>, gather: u32) -> io::Result<()> {
-        let mut want = 0u32;
+    pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut want = 0;
         let mut time = Timespec::new();
         let mut arg = GeteventsArg { sigmask: 0, sigmask_size: 0, min_wait_usec: 0, timespec: 0 };
         if timeout != Some(Duration::ZERO) && self.ring.completion().is_empty() {
             want = 1;
-            if gather > 1 && self.can_gather {
-                want = gather;
-                arg.min_wait_usec = limits::GATHER_MICROS;
-            }
             if let Some(timeout) = timeout {
                 time = Timespec::from(timeout);
                 arg.timespec = (&raw const time) as u64;
