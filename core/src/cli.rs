@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = workers)]
     pub concurrency: Option<NonZeroUsize>,
 
-    /// Start a worker for each CPU that this process may run on. That is the default; accepted for Envoy's sake.
+    /// Pin each worker to a CPU of its own even if there are fewer workers than CPUs.
     #[arg(long)]
     pub cpuset_threads: bool,
 
@@ -91,13 +91,15 @@ impl Args {
         self.concurrency.map_or_else(default_workers, NonZeroUsize::get)
     }
 
-    /// The CPU that each worker is pinned to; empty where there are fewer CPUs than workers: two workers on one CPU
-    /// would wait for each other while the scheduler could have found them a better place.
+    /// The CPU that each worker is pinned to. Empty unless there is exactly one for each (or, with `--cpuset-threads`,
+    /// at least one): two workers on one CPU would wait for each other while the scheduler could have found them a
+    /// better place.
     #[must_use]
     pub fn worker_cpus(&self) -> Vec<usize> {
         let mut cpus = allowed_cpus();
         let workers = self.workers();
-        if cpus.len() < workers {
+        // Two instances that have a part of the machine each must not both take its first CPUs.
+        if cpus.len() < workers || (cpus.len() > workers && !self.cpuset_threads) {
             return Vec::new();
         }
         cpus.truncate(workers);
@@ -133,11 +135,8 @@ impl LogLevel {
 }
 
 fn default_workers() -> usize {
-    let cpus = match allowed_cpus().len() {
-        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        cpus => cpus,
-    };
-    cpus.min(MAX_WORKERS)
+    // Looks at the affinity and at the CPU quota of the control group.
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_WORKERS)
 }
 
 /// The CPUs that the affinity of this process allows, in ascending order; empty if the kernel does not tell.

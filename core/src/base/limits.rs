@@ -13,10 +13,10 @@ pub const MAX_RECEIVE_BUFFERS: usize = 32_768;
 pub const INITIAL_RECEIVE_BUFFERS: usize = 64;
 
 /// Receive buffers that one socket may hold while there are plenty; over it, its recv is disarmed.
-pub const SOCKET_BUFFER_QUOTA: u32 = 16;
+pub const SOCKET_BUFFER_QUOTA: u32 = 8;
 
 /// The same while more than a quarter of the buffers are in use.
-pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 4;
+pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 2;
 
 /// The same while more than half of the buffers are in use.
 pub const SOCKET_BUFFER_QUOTA_RARE: u32 = 1;

@@ -116,7 +116,7 @@ mod tests {
         {
             assert_eq!(text.matches(&format!("\n### {title}")).count(), 1, "{title}");
         }
-        assert!(text.contains("| `buffer_size` | size, 4KiB to 256KiB | `\"16KiB\"` |"));
+        assert!(text.contains("| `buffer_size` | size, 4KiB to 256KiB | `\"64KiB\"` |"));
         assert!(text.contains("| `backlog` | integer, 1 to 65535 | `4096` |"));
         assert!(text.contains("| `requests_per_connection` | integer from 1 or `\"off\"` | `\"off\"` |"));
     }

@@ -149,13 +149,13 @@ pub static SERVER: Section = Section {
         key(
             "buffer_memory",
             Kind::Size { off: false, min: 1024 * 1024, max: MAX_SIZE },
-            Default::Value("64MiB"),
+            Default::Value("128MiB"),
             "Memory for receive buffers, per worker. It is taken as the load asks for it.",
         ),
         key(
             "buffer_size",
             Kind::Size { off: false, min: 4 * 1024, max: 256 * 1024 },
-            Default::Value("16KiB"),
+            Default::Value("64KiB"),
             "Size of one receive buffer, a power of two. Larger ones move bulk data with fewer system calls, \
              smaller ones let more slow connections share the memory.",
         ),

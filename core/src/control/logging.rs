@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
@@ -31,6 +32,15 @@ impl LogFile {
     }
 }
 
+/// Set when events go to standard error.
+static ON_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// Whether events of level `ERROR` are seen on standard error.
+#[must_use]
+pub fn is_on_stderr() -> bool {
+    ON_STDERR.load(Ordering::Relaxed)
+}
+
 /// Starts logging at `level` (`None`: nothing) to `path`, or to standard error.
 ///
 /// # Errors
@@ -47,6 +57,7 @@ pub fn start(level: Option<tracing::Level>, path: Option<&Path>) -> io::Result<L
         Some(opened) => builder.with_ansi(false).with_writer(Writer(Arc::clone(opened))).try_init(),
     };
     done.map_err(io::Error::other)?;
+    ON_STDERR.store(level.is_some() && path.is_none(), Ordering::Relaxed);
     Ok(LogFile(opened))
 }
 

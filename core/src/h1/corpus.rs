@@ -20,7 +20,7 @@ const SMUGGLING: &[(&str, &[u8], HeadError)] = &[
     ("TE.TE, second field", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
      HeadError::RepeatedTransferEncoding),
     ("TE.TE, second field of another case", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n",
-     HeadError::UnknownTransferCoding),
+     HeadError::RepeatedTransferEncoding),
     ("space before the colon", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
      HeadError::SpaceBeforeColon),
     ("tab before the colon", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding\t: chunked\r\n\r\n",

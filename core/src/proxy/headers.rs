@@ -54,7 +54,12 @@ pub(super) fn write_request(
         FieldKind::Host => false,
         FieldKind::XForwardedFor => {
             forwarded_for |= forwarding.x_forwarded_for == ForwardedFor::Append;
-            forwarding.x_forwarded_for == ForwardedFor::Off
+            // A client without an address (on a Unix socket) adds nothing to what it says of others.
+            match forwarding.x_forwarded_for {
+                ForwardedFor::Append => rules.client.is_none(),
+                ForwardedFor::Replace => false,
+                ForwardedFor::Off => true,
+            }
         }
         FieldKind::XForwardedProto => {
             has_proto = true;
@@ -67,7 +72,13 @@ pub(super) fn write_request(
         FieldKind::Expect => head.expect_continue,
         kind => !kind.is_hop_by_hop(),
     });
-    if let (Some(client), true) = (rules.client, forwarding.x_forwarded_for != ForwardedFor::Off) {
+    // What the configuration says of a field goes before what the proxy would write by itself.
+    let edited = has_edits(&rules.edits);
+    let ours = |name: &[u8]| !(edited && is_edited(name, &rules.edits));
+    if let Some(client) = rules.client
+        && forwarding.x_forwarded_for != ForwardedFor::Off
+        && ours(b"x-forwarded-for")
+    {
         out.extend_from_slice(b"x-forwarded-for: ");
         if forwarded_for {
             let values = received.fields.iter().filter(|f| f.kind == FieldKind::XForwardedFor);
@@ -79,17 +90,25 @@ pub(super) fn write_request(
         write_ip(out, client);
         out.extend_from_slice(b"\r\n");
     }
-    match forwarding.x_forwarded_proto {
-        ForwardedProto::Replace => out.extend_from_slice(b"x-forwarded-proto: http\r\n"),
-        ForwardedProto::Keep if !has_proto => out.extend_from_slice(b"x-forwarded-proto: http\r\n"),
-        ForwardedProto::Keep | ForwardedProto::Off => {}
+    let wanted = match forwarding.x_forwarded_proto {
+        ForwardedProto::Replace => true,
+        ForwardedProto::Keep => !has_proto,
+        ForwardedProto::Off => false,
+    };
+    if wanted && ours(b"x-forwarded-proto") {
+        out.extend_from_slice(b"x-forwarded-proto: http\r\n");
     }
-    match forwarding.x_request_id {
-        RequestId::Replace => write_request_id(out, random),
-        RequestId::Keep if !has_id => write_request_id(out, random),
-        RequestId::Keep | RequestId::Off => {}
+    let wanted = match forwarding.x_request_id {
+        RequestId::Replace => true,
+        RequestId::Keep => !has_id,
+        RequestId::Off => false,
+    };
+    if wanted && ours(b"x-request-id") {
+        write_request_id(out, random);
     }
-    write_via(out, forwarding, head.version);
+    if ours(b"via") {
+        write_via(out, forwarding, head.version);
+    }
     write_body_length(out, head.body);
     if let Some(protocol) = rules.upgrade {
         write_upgrade(out, protocol);
@@ -119,7 +138,9 @@ pub(super) fn write_response(
 ) {
     h1::write_status_line(out, Version::Http11, head.status, head.reason.of(received.bytes));
     copy_fields(out, received, &rules.edits, |field| !field.kind.is_hop_by_hop());
-    write_via(out, rules.forwarding, head.version);
+    if !(has_edits(&rules.edits) && is_edited(b"via", &rules.edits)) {
+        write_via(out, rules.forwarding, head.version);
+    }
     if let Some(length) = head.declared_length {
         write_content_length(out, length);
     } else {
@@ -145,7 +166,7 @@ fn copy_fields(
     edits: &[&HeaderEdits; 2],
     mut keep: impl FnMut(&Field) -> bool,
 ) {
-    let edited = edits.iter().any(|e| !(e.set.is_empty() && e.remove.is_empty()));
+    let edited = has_edits(edits);
     let mut run: Option<usize> = None;
     for field in received.fields {
         let mut wanted = !field.named_by_connection && keep(field);
@@ -165,6 +186,11 @@ fn copy_fields(
         // Up to the empty line that ends the head.
         out.extend_from_slice(&received.bytes[start..received.bytes.len() - 2]);
     }
+}
+
+/// Whether there are edits that concern fields which are there already.
+fn has_edits(edits: &[&HeaderEdits; 2]) -> bool {
+    edits.iter().any(|e| !(e.set.is_empty() && e.remove.is_empty()))
 }
 
 fn is_edited(name: &[u8], edits: &[&HeaderEdits; 2]) -> bool {
@@ -342,6 +368,22 @@ mod tests {
         assert_eq!(
             forward(text, &off, [&listener, &route]),
             "GET / HTTP/1.1\r\nhost: h\r\nX-C: 0\r\nx-b: listener\r\nx-a: route\r\nx-c: 1\r\nx-c: 2\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_a_field_is_all_that_is_sent_of_it() {
+        let edits = HeaderEdits {
+            set: vec![("via".into(), "1.1 edge".into()), ("x-request-id".into(), "mine".into())],
+            add: Vec::new(),
+            remove: vec!["x-forwarded-for".into(), "x-forwarded-proto".into()],
+        };
+        let none = HeaderEdits::default();
+        let all = Forwarding { x_request_id: RequestId::Replace, ..forwarding() };
+        let text = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\nVia: 1.0 x\r\n\r\n";
+        assert_eq!(
+            forward(text, &all, [&edits, &none]),
+            "GET / HTTP/1.1\r\nhost: h\r\nvia: 1.1 edge\r\nx-request-id: mine\r\n\r\n"
         );
     }
 

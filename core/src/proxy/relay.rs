@@ -8,6 +8,8 @@ use crate::ring::{Socket, Status};
 pub(super) struct Direction {
     /// FIN was passed on.
     pub(super) ended: bool,
+    /// Bytes moved so far.
+    pub(super) bytes: u64,
 }
 
 /// What became of a relay.
@@ -33,6 +35,7 @@ impl Direction {
             }
             let Some(chunk) = from.receive() else { break };
             room = room.saturating_sub(chunk.len());
+            self.bytes += chunk.len() as u64;
             to.send(chunk);
         }
         if !self.ended && from.status().is_eof() {

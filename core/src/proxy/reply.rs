@@ -46,8 +46,10 @@ pub(super) fn write(out: &mut Vec<u8>, context: &Context, reply: &Reply<'_>, lis
     match (reply.keep_alive, reply.version, reply.status == 426) {
         (false, _, false) => out.extend_from_slice(b"connection: close\r\n"),
         (false, _, true) => out.extend_from_slice(b"connection: close, upgrade\r\n"),
-        (true, Version::Http10, _) => out.extend_from_slice(b"connection: keep-alive\r\n"),
-        (true, Version::Http11, _) => {}
+        // RFC 9110 section 7.8: `Upgrade` goes with the connection option of that name.
+        (true, _, true) => out.extend_from_slice(b"connection: keep-alive, upgrade\r\n"),
+        (true, Version::Http10, false) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        (true, Version::Http11, false) => {}
     }
     add_fields(out, &[reply.edits.unwrap_or(NO_EDITS), listener]);
     out.extend_from_slice(b"\r\n");

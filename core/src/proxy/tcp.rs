@@ -1,5 +1,6 @@
 //! A TCP session: bytes from one socket to the other, half-closes and resets included.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::context::{Context, Permit, TcpService};
@@ -20,6 +21,8 @@ pub struct Tcp {
     tried: Vec<Rc<Endpoint>>,
     connecting_since: Millis,
     started: Millis,
+    /// Asked for only where it is logged.
+    client: Option<SocketAddr>,
     connected: bool,
     upward: Direction,
     downward: Direction,
@@ -31,6 +34,7 @@ impl Tcp {
     #[must_use]
     pub fn new(context: Rc<Context>, service: Rc<TcpService>, down: Socket, permit: Permit) -> Self {
         let now = context.ring.now();
+        let client = if service.listener.access_log.is_some() { down.peer() } else { None };
         Self {
             context,
             service,
@@ -40,6 +44,7 @@ impl Tcp {
             tried: Vec::new(),
             connecting_since: now,
             started: now,
+            client,
             connected: false,
             upward: Direction::default(),
             downward: Direction::default(),
@@ -65,7 +70,11 @@ impl Tcp {
                     }
                     Link::Connecting if now < expires => {
                         let client_gone = self.down.as_ref().is_none_or(|down| down.status().recv_error != 0);
-                        return Err(if client_gone { Step::Done } else { Step::Wait(expires) });
+                        if client_gone {
+                            self.log("client gone");
+                            return Err(Step::Done);
+                        }
+                        return Err(Step::Wait(expires));
                     }
                     Link::Connecting | Link::Failed(_) => self.up = None,
                 }
@@ -97,15 +106,18 @@ impl Tcp {
         Step::Done
     }
 
+    /// Logs how the connection has ended.
     fn log(&self, outcome: &str) {
         if let Some(log) = &self.service.listener.access_log {
             let record = Record::tcp(
                 &self.service.listener.name,
-                self.down.as_ref().and_then(Socket::peer),
+                self.client,
                 self.lease.as_ref().map(|lease| &lease.endpoint().address),
                 self.context.ring.now() - self.started,
                 outcome,
             );
+            let record =
+                Record { request_bytes: self.upward.bytes, response_bytes: self.downward.bytes, ..record };
             self.context.log.borrow_mut().push(log, &record);
         }
     }

@@ -80,6 +80,9 @@ impl Pool {
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // A message touches the first page of its buffer; a huge page would make all of a buffer resident.
+        // SAFETY: the mapping was just made with this address and length; the advice changes no contents.
+        unsafe { libc::madvise(memory, count * buffer_size, libc::MADV_NOHUGEPAGE) };
         let memory =
             NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
         let nobody = SlotId { index: u32::MAX, generation: 0 };

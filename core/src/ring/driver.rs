@@ -3,6 +3,8 @@
 //! One turn is: reap completions, run the tasks they woke, then [`Driver::flush`] what the tasks left behind (buffers
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
+mod pressure;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -226,10 +228,8 @@ impl Driver {
         } else {
             match self.schedule.next_timer() {
                 NEVER => None,
-                at => {
-                    self.read_clock();
-                    Some(Duration::from_millis(at.saturating_sub(self.now)))
-                }
+                // The turn has taken some time since `now`, which only makes this a little late, never early.
+                at => Some(Duration::from_millis(at.saturating_sub(self.now))),
             }
         };
         let timeout = if self.parked.is_empty() {
@@ -254,34 +254,6 @@ impl Driver {
             self.cut_off_stalled();
         }
         Ok(())
-    }
-
-    /// Somebody waits for a buffer and there is none: the socket that has kept the most of them for a while, because its
-    /// peer does not read (or its session does not), fails. Everybody else goes on.
-    fn cut_off_stalled(&mut self) {
-        if self.in_use < self.pool.count() {
-            return;
-        }
-        let stalled_since = self.now.saturating_sub(limits::STALLED_MS);
-        let kept = |slot: &Slot| slot.input.bytes() + slot.output.bytes();
-        let candidates = self.sockets.ids().filter_map(|id| {
-            let slot = self.sockets.get(id)?;
-            (slot.activity <= stalled_since && !slot.closing && kept(slot) > 0).then_some((kept(slot), id))
-        });
-        let Some((_, id)) = candidates.max_by_key(|(kept, _)| *kept) else { return };
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        self.stats.cut_off += 1;
-        slot.recv_error = libc::ENOBUFS;
-        slot.send_error = libc::ENOBUFS;
-        self.links.clear(&mut slot.input);
-        let (task, sending) = (slot.task, slot.sending);
-        if sending {
-            // What is in flight returns its buffers when it completes.
-            self.push(&cancel_entry(Kind::Send, id));
-        } else {
-            self.links.clear(&mut slot.output);
-        }
-        self.wake(id, task);
     }
 
     /// Stops everything, and waits until the kernel has let go of all memory. Says whether it has.
@@ -344,16 +316,6 @@ impl Driver {
         if let Err(error) = self.kernel.push(entry) {
             // The ring itself is broken: the worker ends with this error at its next turn.
             self.fatal = Some(error);
-        }
-    }
-
-    fn quota(&self) -> u32 {
-        if self.in_use * 2 > self.pool.count() {
-            limits::SOCKET_BUFFER_QUOTA_RARE
-        } else if self.in_use * 4 > self.pool.count() {
-            limits::SOCKET_BUFFER_QUOTA_SCARCE
-        } else {
-            limits::SOCKET_BUFFER_QUOTA
         }
     }
 
@@ -459,47 +421,6 @@ impl Driver {
         }
     }
 
-    fn return_buffers(&mut self) {
-        let mut returned = 0;
-        while let Some((buffer, owner)) = self.pool.take_returned() {
-            self.kernel.offer(buffer, &self.pool);
-            returned += 1;
-            self.in_use -= 1;
-            if let Some(slot) = self.sockets.get_mut(owner) {
-                slot.held -= 1;
-                if slot.recv == Recv::Idle {
-                    self.touch(owner);
-                }
-            }
-        }
-        if returned > 0 {
-            self.kernel.publish();
-        }
-        if self.in_use * 2 > self.published {
-            returned += self.grow(self.published);
-        }
-        while returned > 0 {
-            let Some(id) = self.parked.pop_front() else { break };
-            if let Some(slot) = self.sockets.get_mut(id) {
-                slot.parked = false;
-                self.touch(id);
-                returned -= 1;
-            }
-        }
-    }
-
-    /// Publishes up to `more` buffers that were spare. Says how many.
-    fn grow(&mut self, more: usize) -> usize {
-        let more = more.min(self.pool.count() - self.published);
-        for id in self.published..self.published + more {
-            #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
-            self.kernel.offer(id as u16, &self.pool);
-        }
-        self.published += more;
-        self.kernel.publish();
-        more
-    }
-
     // ---- from completions to slot state ----
 
     fn complete(&mut self, completion: Completion) {
@@ -533,7 +454,8 @@ impl Driver {
         if !completion.more() {
             slot.recv = Recv::Idle;
         }
-        if slot.closing {
+        // Nothing may follow an error: the stream has a gap there.
+        if slot.closing || slot.recv_error != 0 {
             if let Some(buffer) = buffer {
                 self.pool.give_back(buffer, nobody);
             }
@@ -672,6 +594,19 @@ impl Driver {
             self.schedule.wake(self.orphan_task);
         } else {
             self.schedule.wake(task);
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            // The kernel may still read and write what its operations point to (after a failed drain, or when a panic
+            // skipped it): better lost memory than corrupted memory.
+            std::mem::forget(std::mem::take(&mut self.vectors));
+            std::mem::forget(std::mem::take(&mut self.links));
+            std::mem::forget(std::mem::take(&mut self.addresses));
+            std::mem::forget(self.pool.clone());
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Kernel {
     enter_flags: u32,
     /// Completions that found the queue full so far; the kernel keeps them back, none is lost.
     pub(super) overflows: u64,
+    /// Completions taken out early, to make room for submissions.
+    stash: Vec<Completion>,
 }
 
 const IORING_ENTER_GETEVENTS: u32 = 1;
@@ -92,7 +94,7 @@ impl Kernel {
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let (enter_fd, enter_flags) = register_ring_fd(ring.as_raw_fd())
             .map_or_else(|| (ring.as_raw_fd(), 0), |index| (index, IORING_ENTER_REGISTERED_RING));
-        Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0 })
+        Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0, stash: Vec::new() })
     }
 
     /// Queues an entry; a full queue is submitted first.
@@ -106,6 +108,10 @@ impl Kernel {
                 return Ok(());
             }
             self.enter(Some(Duration::ZERO))?;
+            // A full completion queue can keep the kernel from taking submissions.
+            let mut stash = std::mem::take(&mut self.stash);
+            self.reap(&mut stash);
+            self.stash = stash;
         }
     }
 
@@ -115,7 +121,7 @@ impl Kernel {
         let mut want = 0;
         let mut time = Timespec::new();
         let mut arg = GeteventsArg { sigmask: 0, sigmask_size: 0, min_wait_usec: 0, timespec: 0 };
-        if timeout != Some(Duration::ZERO) && self.ring.completion().is_empty() {
+        if timeout != Some(Duration::ZERO) && self.stash.is_empty() && self.ring.completion().is_empty() {
             want = 1;
             if let Some(timeout) = timeout {
                 time = Timespec::from(timeout);
@@ -150,6 +156,7 @@ impl Kernel {
 
     /// Takes the completions that are there into `out`, at most as many as the queue holds.
     pub(super) fn reap(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.stash);
         let queue = self.ring.completion();
         self.overflows = u64::from(queue.overflow());
         out.extend(queue.map(|entry| Completion {

@@ -109,8 +109,6 @@ impl Ring {
         let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
         drop(tasks);
         if !self.shared.driver.borrow_mut().drain(DRAIN_PATIENCE) {
-            // The kernel may still write into the buffers: better lost memory than corrupted memory.
-            std::mem::forget(self.shared.pool.clone());
             tracing::warn!("the kernel did not finish all operations in time; their buffers are left to it");
         }
         result

@@ -70,7 +70,6 @@ pub fn probe() -> Result<Capabilities, Unsupported> {
         (opcode::Send::CODE, "send"),
         (opcode::SendMsg::CODE, "sendmsg"),
         (opcode::Connect::CODE, "connect"),
-        (opcode::Shutdown::CODE, "shutdown"),
         (opcode::Close::CODE, "close"),
         (opcode::AsyncCancel::CODE, "cancel"),
         // Zero-copy send came with 6.0 as multishot recv did, which itself cannot be asked for.
@@ -121,10 +120,18 @@ fn explain_setup(error: &io::Error, release: &str) -> Unsupported {
     let remedy = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) if sysctl_forbids() => DISABLED,
         Some(libc::EPERM | libc::EACCES) => SECCOMP,
+        // Some profiles deny what they do not know by pretending that it is not there.
+        Some(libc::ENOSYS) if is_new_enough(release) => SECCOMP,
         Some(libc::ENOMEM) => MEMORY,
         _ => OLD_KERNEL,
     };
     Unsupported { missing, remedy }
+}
+
+/// Whether a release such as `6.18.4-arch1` is 6.1 or newer.
+fn is_new_enough(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(1))
 }
 
 fn sysctl_forbids() -> bool {
@@ -149,6 +156,8 @@ mod tests {
             let text = explain_setup(&io::Error::from_raw_os_error(errno), "5.10").to_string();
             assert!(text.contains(part) && text.contains("5.10"), "{text}");
         }
+        let hidden = explain_setup(&io::Error::from_raw_os_error(libc::ENOSYS), "6.18.4-arch1").to_string();
+        assert!(hidden.contains("seccomp"), "{hidden}");
         let text = explain_setup(&io::Error::from_raw_os_error(libc::EPERM), "6.1").to_string();
         assert!(text.contains("seccomp") || text.contains("io_uring_disabled"), "{text}");
     }

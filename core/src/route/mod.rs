@@ -48,9 +48,15 @@ impl RouteTable {
     /// The first route, in the order of the file, that matches.
     #[must_use]
     pub fn pick<'r>(&self, routes: &'r [Route], query: &RouteQuery<'_>) -> Option<&'r Route> {
+        routes.get(self.position(routes, query)?)
+    }
+
+    /// The position of the first route, in the order of the file, that matches.
+    #[must_use]
+    pub fn position(&self, routes: &[Route], query: &RouteQuery<'_>) -> Option<usize> {
         let path = path_of(query.path);
         let Some(hosts) = &self.hosts else {
-            return routes.iter().find(|route| matches(route, path, query));
+            return routes.iter().position(|route| matches(route, path, query));
         };
         // Each list is in the order of the file, so the first match of all is the smallest of the lists' first
         // matches, and a list need not be read beyond the best that is known. Routes for one host go first in most
@@ -64,7 +70,7 @@ impl RouteTable {
                 }
             }
         });
-        best.and_then(|index| routes.get(index as usize))
+        best.map(|index| index as usize)
     }
 }
 

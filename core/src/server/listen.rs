@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::model::{Address, Listener};
+use crate::upstream;
 
 /// The sockets of one listener.
 pub(super) struct Bound {
@@ -98,8 +99,11 @@ fn bind_tcp(address: SocketAddr, backlog: i32, workers: usize) -> io::Result<Bou
         sockets.push(open(address, true)?);
     }
     for socket in &sockets {
-        // Accepted sockets inherit it, which saves a call per connection.
+        // Accepted sockets inherit their options, which saves the calls per connection.
         socket.set_tcp_nodelay(true)?;
+        if address.ip().is_loopback() {
+            upstream::use_local_congestion_control(socket);
+        }
         socket.listen(backlog)?;
     }
     Ok(Bound { sockets: sockets.into_iter().map(OwnedFd::from).collect(), address: Address::Ip(address) })

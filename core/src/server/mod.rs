@@ -106,6 +106,10 @@ fn start(options: &Options) -> u8 {
     for warning in &model.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(admin) = &model.admin {
+        let address = Shown(&admin.address);
+        tracing::warn!(%address, "this version has no admin interface yet: [admin] has no effect");
+    }
     let capabilities = match ring::probe() {
         Ok(capabilities) => capabilities,
         Err(error) => return fail(&error.to_string()),
@@ -126,9 +130,11 @@ fn start(options: &Options) -> u8 {
 }
 
 fn fail(reason: &str) -> u8 {
-    // On standard error too: the log may be a file that nobody looks at while starting by hand.
     tracing::error!("{reason}");
-    eprintln!("ouro: {reason}");
+    if !logging::is_on_stderr() {
+        // The log may be a file that nobody looks at while starting by hand.
+        eprintln!("ouro: {reason}");
+    }
     FAILED
 }
 

@@ -66,7 +66,7 @@ impl Acceptance {
                 // At a limit: the rest waits in the kernel's queue. A connection of this worker that ends wakes this
                 // task; one of another worker does not, hence the deadline.
                 acceptor.pause();
-                self.shared.blocked.borrow_mut().push(ring.current_task());
+                self.shared.wait_for_an_end(ring.current_task());
                 ring.wait(ring.now() + limits::ACCEPT_PAUSE_MS).await;
                 if paused_at.is_some_and(|at| at + limits::ACCEPT_PAUSE_MS <= ring.now()) {
                     paused_at = None;

@@ -133,6 +133,14 @@ struct Shared {
 }
 
 impl Shared {
+    /// Has `task` woken when a connection of this worker ends.
+    fn wait_for_an_end(&self, task: TaskId) {
+        let mut blocked = self.blocked.borrow_mut();
+        if !blocked.contains(&task) {
+            blocked.push(task);
+        }
+    }
+
     /// A connection has ended: whoever waits for that may look again.
     fn connection_ended(&self) {
         for task in self.blocked.borrow_mut().drain(..) {
@@ -192,7 +200,15 @@ async fn keep_house(context: Rc<Context>) {
         let now = context.ring.now();
         if stirred || now >= next {
             context.upstreams.sweep(now);
-            context.log.borrow_mut().flush();
+            let mut log = context.log.borrow_mut();
+            log.flush();
+            if log.dropped > 0 {
+                tracing::warn!(
+                    lines = std::mem::take(&mut log.dropped),
+                    "access-log lines lost: the writer is too slow"
+                );
+            }
+            drop(log);
             next = now + HOUSEKEEPING_MS;
         }
         context.ring.wait(next).await;

@@ -64,7 +64,7 @@ fn server(section: &Section<'_>) -> Server {
     let buffers = server.buffer_memory / server.buffer_size;
     let text = |buffers: usize| size_text((buffers * server.buffer_size) as u64);
     if !server.buffer_size.is_power_of_two() {
-        section.fail("buffer_size", "expected a power of two, such as \"16KiB\"");
+        section.fail("buffer_size", "expected a power of two, such as \"64KiB\"");
     } else if buffers < limits::INITIAL_RECEIVE_BUFFERS {
         let least = text(limits::INITIAL_RECEIVE_BUFFERS);
         section.fail("buffer_memory", format!("expected at least \"{least}\" for buffers of this size"));

@@ -48,8 +48,8 @@ fn the_quick_start_is_a_configuration() {
 fn what_is_left_out_has_its_default() {
     let model = parse(&with_route("cluster = \"a\""), "o.toml").unwrap();
     assert_eq!(model.server.max_connections, usize::MAX);
-    assert_eq!(model.server.buffer_memory, 64 << 20);
-    assert_eq!(model.server.buffer_size, 16 << 10);
+    assert_eq!(model.server.buffer_memory, 128 << 20);
+    assert_eq!(model.server.buffer_size, 64 << 10);
     assert_eq!(model.server.shutdown_timeout_ms, 30_000);
     assert_eq!(model.admin, None);
     let listener = &model.listeners[0];

@@ -57,8 +57,9 @@ impl Body {
         Self::new(BodyLength::None, Framing::Identity, u64::MAX)
     }
 
-    /// The head waits for a body that is so small that both go out as one piece: many an origin sends them apart, and
-    /// each send costs more than everything that we do ourselves for a request.
+    /// The head of a response waits for a body that is so small that both go out as one piece: many an origin sends them
+    /// apart, and each send costs more than everything that we do ourselves for a request. (The head of a request does
+    /// not wait: an origin may answer to it alone.)
     pub(super) fn wait_for_body(mut self) -> Self {
         self.gathers = self.framing == Framing::Identity
             && self

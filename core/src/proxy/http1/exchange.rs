@@ -339,7 +339,7 @@ impl Exchange {
         Progress::Fail(408, "The request body did not arrive in time.")
     }
 
-    /// The client that asked for a body piece by piece is told so when the proxy answers before it came.
+    /// How a body of this length is framed for whoever gets it from us.
     pub(super) fn framing_for(length: BodyLength) -> Framing {
         match length {
             BodyLength::Chunked => Framing::Chunked,
@@ -350,8 +350,8 @@ impl Exchange {
     /// Completes the record for the access log.
     pub(super) fn complete_record(&mut self, now: Millis, outcome: &str) -> Option<Box<Record>> {
         let mut record = self.record.take()?;
-        record.request_bytes = self.request.bytes;
-        record.response_bytes += self.response.bytes;
+        record.request_bytes = self.request.bytes + self.upward.bytes;
+        record.response_bytes += self.response.bytes + self.downward.bytes;
         record.duration_ms = now.saturating_sub(self.started);
         record.upstream =
             self.lease.as_ref().map(|lease| address_text(&lease.endpoint().address)).unwrap_or_default();

@@ -167,12 +167,13 @@ impl Http1 {
             fields: received.fields,
             head: received.bytes,
         };
-        let Some(route) = service.routes.pick(&http.routes, &query) else {
+        let position = service.routes.position(&http.routes, &query);
+        let Some((position, route)) = position.and_then(|n| Some((n, http.routes.get(n)?))) else {
             return self.answer(exchange, head, 404, "No route of this proxy matches the request.");
         };
         #[allow(clippy::cast_possible_truncation)] // a configuration does not have 2^32 routes
         {
-            exchange.route = http.routes.iter().position(|r| std::ptr::eq(r, route)).unwrap_or(0) as u32;
+            exchange.route = position as u32;
         }
         match &route.action {
             RouteAction::Forward(forward) => self.forward(exchange, head, received, route, forward, path),
@@ -240,9 +241,7 @@ impl Http1 {
         write_request(&mut buf.bytes, head, received, &rules, &mut random);
         drop(random);
         exchange.upgrade = upgrade.map(Into::into);
-        let request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
-        // A client that waits for 100 sends no body before the origin has seen the head.
-        exchange.request = if head.expect_continue { request } else { request.wait_for_body() };
+        exchange.request = Body::new(head.body, Exchange::framing_for(head.body), http.limits.body_size);
         if exchange.request.done {
             exchange.head = Some(buf.freeze());
         } else {
