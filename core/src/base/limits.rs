@@ -59,6 +59,9 @@ pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long accepting pauses when descriptors or memory have run out.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 
+/// How often that is said in the log at most.
+pub const ACCEPT_WARNING_MS: u64 = 10_000;
+
 /// Longest text of a chunk-size line with its extensions, bytes. RFC 9112 section 7.1.1 asks for a bound.
 pub const CHUNK_LINE_BYTES: usize = 256;
 
@@ -77,7 +80,7 @@ pub const MAX_HEADERS: usize = 256;
 /// Bytes in a head at most, whatever the configuration says.
 pub const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// Messages that wait for a worker; more block the sender, which is never a worker.
+/// Messages that wait for a worker; more are handed back to the sender.
 pub const MAILBOX_MESSAGES: usize = 1024;
 
 /// Access-log bytes of one worker that wait for the writer; more are dropped and counted.

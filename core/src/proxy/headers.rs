@@ -301,6 +301,15 @@ mod tests {
     }
 
     fn forward(text: &str, forwarding: &Forwarding, edits: [&HeaderEdits; 2]) -> String {
+        forward_from(Some("10.1.2.3".parse().unwrap()), text, forwarding, edits)
+    }
+
+    fn forward_from(
+        client: Option<IpAddr>,
+        text: &str,
+        forwarding: &Forwarding,
+        edits: [&HeaderEdits; 2],
+    ) -> String {
         let mut fields = Fields::new();
         let Ok(Parsed::Complete { head, len }) = h1::parse_request(text.as_bytes(), LIMITS, &mut fields)
         else {
@@ -310,7 +319,7 @@ mod tests {
         let rules = RequestRules {
             forwarding,
             edits,
-            client: Some("10.1.2.3".parse().unwrap()),
+            client,
             path: head.path.of(text.as_bytes()),
             host: head.authority.of(text.as_bytes()),
             upgrade: None,
@@ -331,6 +340,19 @@ mod tests {
             "GET /a?b HTTP/1.1\r\nhost: Example.com\r\nAccept: */*\r\nCookie: a=b\r\n\
              x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.1.2.3\r\nx-forwarded-proto: http\r\nvia: 1.1 ouro\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_client_without_an_address_adds_none_and_loses_none() {
+        let none = HeaderEdits::default();
+        let text = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+        let quiet = Forwarding { x_forwarded_proto: ForwardedProto::Off, via: None, ..forwarding() };
+        assert_eq!(
+            forward_from(None, text, &quiet, [&none, &none]),
+            "GET / HTTP/1.1\r\nhost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n"
+        );
+        let replace = Forwarding { x_forwarded_for: ForwardedFor::Replace, ..quiet };
+        assert_eq!(forward_from(None, text, &replace, [&none, &none]), "GET / HTTP/1.1\r\nhost: h\r\n\r\n");
     }
 
     #[test]

@@ -27,6 +27,10 @@ use crate::base::slots::SlotId;
 /// Set in [`Chunk::source`] for head buffers; the rest is the position in the table.
 const HEAD: u32 = 1 << 31;
 
+/// Space between buffers. Messages lie at the start of their buffers; with those at multiples of a page they would all
+/// compete for the same few sets of the first-level cache.
+const STAGGER_BYTES: usize = 256;
+
 /// All buffers of a worker; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Pool(Rc<Inner>);
@@ -53,12 +57,19 @@ struct HeadBuf {
     refs: u32,
 }
 
+impl Inner {
+    /// From the start of one buffer to the start of the next.
+    const fn stride(&self) -> usize {
+        self.buffer_size + STAGGER_BYTES
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `Pool::new` with this address and length, and every chunk holds a reference
         // to `self`, so nothing points into it any more. The driver outlives the kernel's use: it keeps a reference
         // until the ring is drained, and leaks one if draining fails.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.count * self.buffer_size) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.count * self.stride()) };
     }
 }
 
@@ -70,7 +81,7 @@ impl Pool {
         let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                count * buffer_size,
+                count * (buffer_size + STAGGER_BYTES),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
@@ -82,7 +93,7 @@ impl Pool {
         }
         // A message touches the first page of its buffer; a huge page would make all of a buffer resident.
         // SAFETY: the mapping was just made with this address and length; the advice changes no contents.
-        unsafe { libc::madvise(memory, count * buffer_size, libc::MADV_NOHUGEPAGE) };
+        unsafe { libc::madvise(memory, count * (buffer_size + STAGGER_BYTES), libc::MADV_NOHUGEPAGE) };
         let memory =
             NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
         let nobody = SlotId { index: u32::MAX, generation: 0 };
@@ -109,7 +120,7 @@ impl Pool {
     pub(super) fn address(&self, id: u16) -> *mut u8 {
         assert!((id as usize) < self.0.count);
         // SAFETY: `id` is below the count, so the offset stays inside the mapping.
-        unsafe { self.0.memory.as_ptr().add(id as usize * self.0.buffer_size) }
+        unsafe { self.0.memory.as_ptr().add(id as usize * self.0.stride()) }
     }
 
     /// Takes a buffer that a completion handed over, as a chunk of its first `len` bytes. `owner` is charged for it.
@@ -233,7 +244,7 @@ impl Chunk {
         if self.source & HEAD != 0 || self.pool.refs[self.source as usize].get() != 1 {
             return false;
         }
-        let base = self.source as usize * self.pool.buffer_size;
+        let base = self.source as usize * self.pool.stride();
         let offset = self.start.as_ptr() as usize - self.pool.memory.as_ptr() as usize - base;
         let end = offset + self.len as usize;
         if end + bytes.len() > self.pool.buffer_size {

@@ -181,3 +181,44 @@ fn a_reader_that_does_not_read_cannot_hold_more_than_its_quota() {
     })
     .unwrap();
 }
+
+/// Whoever keeps a buffer without need gives way when another waits for one, and what came of its stream after the
+/// gap is never seen.
+#[test]
+fn a_socket_that_starves_others_is_cut_off_for_good() {
+    const SOCKETS: usize = limits::INITIAL_RECEIVE_BUFFERS + 4;
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let (peers, sockets): (Vec<_>, Vec<_>) = (0..SOCKETS)
+            .map(|_| {
+                let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+                peer.write_all(b"first").unwrap();
+                let socket = inner.adopt(ours.into());
+                socket.attach(inner.current_task());
+                (peer, socket)
+            })
+            .unzip();
+        let is_cut_off = |socket: &Socket| socket.status().recv_error == libc::ENOBUFS;
+        // Everybody has been served once as many were cut off as there were too few buffers.
+        let deadline = inner.now() + 8_000;
+        while sockets.iter().any(|s| s.status().unread == 0 && !is_cut_off(s)) && inner.now() < deadline {
+            inner.wait(inner.now() + 50).await;
+        }
+        let cut: Vec<usize> = (0..SOCKETS).filter(|n| is_cut_off(&sockets[*n])).collect();
+        assert_eq!((cut.len(), inner.stats().cut_off), (4, 4));
+        assert!(sockets.iter().all(|s| is_cut_off(s) || s.status().unread == 5));
+        // There is room again, and the peers go on: those that were cut off stay so.
+        sockets.iter().for_each(|socket| drop(socket.receive()));
+        for mut peer in peers.iter() {
+            let _ = peer.write_all(b"second");
+        }
+        while sockets.iter().any(|s| s.status().unread == 0 && !is_cut_off(s)) && inner.now() < deadline {
+            inner.wait(inner.now() + 50).await;
+        }
+        for (n, socket) in sockets.iter().enumerate() {
+            assert_eq!(socket.status().unread, if cut.contains(&n) { 0 } else { 6 }, "socket {n}");
+        }
+    })
+    .unwrap();
+}

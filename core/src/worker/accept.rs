@@ -39,6 +39,7 @@ impl Acceptance {
         let Some(socket) = self.socket.take() else { return };
         let acceptor = ring.listen(socket, ring.current_task());
         let mut paused_at: Option<Millis> = None;
+        let mut warned_at: Option<Millis> = None;
         // An accepted connection that waits for a permit.
         let mut waiting: Option<OwnedFd> = None;
         while !self.shared.context.draining.get() {
@@ -46,9 +47,13 @@ impl Acceptance {
                 match acceptor.take() {
                     Some(Ok(fd)) => waiting = Some(fd),
                     Some(Err(errno)) => {
-                        let error = std::io::Error::from_raw_os_error(errno);
-                        tracing::warn!(listener = self.listener.name, %error, "accepting pauses");
-                        paused_at = Some(ring.now());
+                        let now = ring.now();
+                        if warned_at.is_none_or(|at| at + limits::ACCEPT_WARNING_MS <= now) {
+                            let error = std::io::Error::from_raw_os_error(errno);
+                            tracing::warn!(listener = self.listener.name, %error, "accepting pauses");
+                            warned_at = Some(now);
+                        }
+                        paused_at = Some(now);
                     }
                     None => {}
                 }

@@ -541,6 +541,12 @@ fn http_1_0_is_refused_where_it_is_not_accepted() {
     assert_eq!(response.status(), 426);
     assert!(!response.text().is_empty());
     client.expect_eof();
+    // RFC 9110 section 7.8: `Upgrade` goes with the connection option.
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.status(), response.value("upgrade")), (426, Some("HTTP/1.1")));
+    assert_eq!(response.value("connection"), Some("keep-alive, upgrade"));
     origin.assert_untouched();
 }
 
