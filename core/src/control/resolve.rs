@@ -1,5 +1,6 @@
 //! Names of endpoints become addresses, at start and again every resolve period.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,31 +16,34 @@ pub fn has_names(cluster: &Cluster) -> bool {
     cluster.endpoints.iter().any(|endpoint| matches!(endpoint.target, EndpointTarget::Name { .. }))
 }
 
-/// Addresses of all endpoints of a cluster. A name that cannot be resolved keeps the addresses that `previous` has of
-/// the cluster's names, so that a resolver that is down takes no service down.
-pub async fn resolve(cluster: &Cluster, previous: &Resolved) -> Resolved {
+/// What each name, with its port, was resolved to last.
+pub type Known = HashMap<(String, u16), Vec<SocketAddr>>;
+
+/// Addresses of all endpoints of a cluster. A name that cannot be resolved keeps the addresses that it had, so that a
+/// resolver that is down takes no service down.
+pub async fn resolve(cluster: &Cluster, known: &mut Known) -> Resolved {
     let mut resolved = Resolved::new();
     for endpoint in &cluster.endpoints {
         match &endpoint.target {
             EndpointTarget::Address(address) => add(&mut resolved, address.clone(), endpoint.weight),
-            EndpointTarget::Name { host, port } => match lookup(host, *port).await {
-                Ok(addresses) => {
-                    for address in addresses {
-                        add(&mut resolved, Address::Ip(address), endpoint.weight);
+            EndpointTarget::Name { host, port } => {
+                let last = known.entry((host.clone(), *port)).or_default();
+                match lookup(host, *port).await {
+                    Ok(addresses) => *last = addresses,
+                    Err(error) => {
+                        tracing::warn!(
+                            cluster = cluster.name,
+                            host,
+                            error,
+                            known = last.len(),
+                            "name not resolved"
+                        );
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        cluster = cluster.name,
-                        host,
-                        error,
-                        "name not resolved; keeping what was known"
-                    );
-                    for (address, weight) in previous {
-                        add(&mut resolved, address.clone(), *weight);
-                    }
+                for address in last {
+                    add(&mut resolved, Address::Ip(*address), endpoint.weight);
                 }
-            },
+            }
         }
     }
     resolved
@@ -78,10 +82,13 @@ mod tests {
     #[test]
     fn localhost_has_an_address_and_a_lost_name_keeps_its_last() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let local = runtime.block_on(resolve(&cluster("localhost:7"), &Resolved::new()));
+        let local = runtime.block_on(resolve(&cluster("localhost:7"), &mut Known::new()));
         assert!(local.contains(&(Address::Ip("127.0.0.1:7".parse().unwrap()), 1)), "{local:?}");
-        let known = vec![(Address::Ip("127.0.0.9:7".parse().unwrap()), 1)];
-        let lost = runtime.block_on(resolve(&cluster("no-such-host.invalid:7"), &known));
-        assert!(lost.contains(&known[0]), "{lost:?}");
+        let mut known = Known::new();
+        known.insert(("no-such-host.invalid".into(), 7), vec!["127.0.0.9:7".parse().unwrap()]);
+        known.insert(("other.invalid".into(), 7), vec!["127.0.0.8:7".parse().unwrap()]);
+        let lost = runtime.block_on(resolve(&cluster("no-such-host.invalid:7"), &mut known));
+        let address = |text: &str| (Address::Ip(text.parse().unwrap()), 1);
+        assert_eq!(lost, [address("127.0.0.1:1"), address("127.0.0.9:7")], "what others had is theirs");
     }
 }

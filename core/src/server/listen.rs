@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::model::{Address, Listener};
@@ -112,6 +113,8 @@ fn bind_tcp(address: SocketAddr, backlog: i32, workers: usize) -> io::Result<Bou
 fn bind_unix(path: &Path, listener: &Listener, workers: usize) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
+    // Before it is bound, so that nobody else gets in first.
+    fchmod(&socket, Mode::from_bits_truncate(listener.unix_mode))?;
     if let Err(error) = socket.bind(&address) {
         // A socket that nobody listens on was left behind by a process that died.
         let stale = error.kind() == io::ErrorKind::AddrInUse

@@ -19,7 +19,7 @@ use crate::control::access_log::{self, Job};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
 use crate::ring::{self, Capabilities};
-use crate::upstream::{Resolved, literal_endpoints};
+use crate::upstream::Resolved;
 use crate::worker::Message;
 
 /// Done.
@@ -179,9 +179,23 @@ async fn run(
             Err(error) => return fail(&error.to_string()),
         }
     }
-    let mut resolved = Vec::new();
-    for cluster in &model.clusters {
-        resolved.push(resolve::resolve(cluster, &literal_endpoints(cluster)).await);
+    // All at once: a resolver that does not answer costs its time-out only once.
+    let lookups: Vec<_> = model
+        .clusters
+        .iter()
+        .map(|cluster| {
+            let cluster = Arc::clone(cluster);
+            tokio::task::spawn_local(async move {
+                let mut known = resolve::Known::new();
+                (resolve::resolve(&cluster, &mut known).await, known)
+            })
+        })
+        .collect();
+    let (mut resolved, mut known) = (Vec::new(), Vec::new());
+    for lookup in lookups {
+        let Ok((addresses, names)) = lookup.await else { return fail("resolving names failed") };
+        resolved.push(addresses);
+        known.push(names);
     }
     let workers = match Workers::start(
         &model,
@@ -217,6 +231,7 @@ async fn run(
             Arc::clone(cluster),
             index,
             resolved[index].clone(),
+            std::mem::take(&mut known[index]),
         ));
     }
     let code =
@@ -315,15 +330,16 @@ async fn keep_resolving(
     workers: Arc<Workers>,
     cluster: Arc<config::model::Cluster>,
     index: usize,
-    mut known: Resolved,
+    mut current: Resolved,
+    mut known: resolve::Known,
 ) {
     loop {
         tokio::time::sleep_until(after(cluster.resolve_period_ms)).await;
-        let resolved = resolve::resolve(&cluster, &known).await;
-        if resolved != known {
+        let resolved = resolve::resolve(&cluster, &mut known).await;
+        if resolved != current {
             tracing::info!(cluster = cluster.name, endpoints = resolved.len(), "endpoints have changed");
             workers.tell(|| Message::Endpoints(index, resolved.clone()));
-            known = resolved;
+            current = resolved;
         }
     }
 }

@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, Type};
 use self::balance::{Candidate, RoundRobin};
 use crate::base::clock::{Millis, deadline};
 use crate::base::random::Random;
-use crate::config::model::{self, Address, ClusterIndex, EndpointTarget};
+use crate::config::model::{self, Address, ClusterIndex};
 use crate::ring::{Link, Ring, Socket, TaskId};
 
 /// Addresses of the endpoints of a cluster, names resolved, with their weights.
@@ -225,16 +225,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
     }
-}
-
-/// The addresses that need no resolving.
-#[must_use]
-pub fn literal_endpoints(cluster: &model::Cluster) -> Resolved {
-    let literal = |endpoint: &model::Endpoint| match &endpoint.target {
-        EndpointTarget::Address(address) => Some((address.clone(), endpoint.weight)),
-        EndpointTarget::Name { .. } => None,
-    };
-    cluster.endpoints.iter().filter_map(literal).collect()
 }
 
 /// Within one machine there is no congestion to control: the simplest algorithm, which every kernel has, costs least
