@@ -289,12 +289,10 @@ fn unix_sockets_of_dead_processes_are_taken_over() {
 
 #[test]
 fn the_quick_start_serves() {
-    // Its ports are fixed, so that it can be tried only where they are free.
-    for address in ["127.0.0.1:8080", "127.0.0.1:9901"] {
-        if std::net::TcpListener::bind(address).is_err() {
-            eprintln!("skipped: {address} is in use");
-            return;
-        }
+    // Its port is fixed, so that it can be tried only where that is free.
+    if std::net::TcpListener::bind("127.0.0.1:8080").is_err() {
+        eprintln!("skipped: 127.0.0.1:8080 is in use");
+        return;
     }
     let proxy = proxy::Builder::quick_start();
     let response = Client::connect("127.0.0.1:8080".parse().unwrap()).get("/");
