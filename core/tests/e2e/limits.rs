@@ -525,3 +525,29 @@ fn descriptors_may_run_out_for_the_upstream_side() {
     assert!(statuses.contains(&200), "{statuses:?}");
     eventually("requests are served again", || proxy.connect().get("/").status() == 200);
 }
+
+/// A client that sends request upon request and reads no reply must not make the proxy hold them all.
+#[test]
+fn replies_that_nobody_reads_push_back() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const BATCH: u64 = 1000;
+    const BATCHES: u64 = 400;
+    let routes =
+        format!("[[listeners.routes]]\nrespond = {{ status = 200, body = \"{}\" }}", "x".repeat(2000));
+    let proxy = Proxy::start(Config::default().routes(&routes).http());
+    let before = proxy.resident_kib();
+    let mut client = proxy.connect();
+    let batch = REQUEST.repeat(BATCH as usize);
+    let total = batch.len() as u64 * BATCHES;
+    let sent = client.send_until_stalled(|offset| {
+        assert!(offset < total, "nothing pushed back");
+        batch[(offset % batch.len() as u64) as usize..].to_vec()
+    });
+    assert!(sent > 0);
+    let now = proxy.resident_kib();
+    assert!(now < before + 24 * 1024, "the proxy grew from {before} to {now} KiB");
+    // Whoever reads after all gets them whole.
+    for _ in 0..2000 {
+        assert_eq!(client.response().body.len(), 2000);
+    }
+}

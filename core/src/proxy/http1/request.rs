@@ -21,6 +21,13 @@ impl Http1 {
     pub(super) fn read_head(&mut self) -> Option<Step> {
         loop {
             let down = self.down.as_ref()?;
+            let status = down.status();
+            if status.unsent >= limits::SEND_HIGH_WATER_BYTES
+                && status.send_error == 0
+                && status.recv_error == 0
+            {
+                return self.await_room(status.activity);
+            }
             let Some(chunk) = down.receive() else { return self.await_head() };
             let context = std::rc::Rc::clone(&self.context);
             let mut fields = context.fields.borrow_mut();
@@ -35,6 +42,18 @@ impl Http1 {
                 }
             }
         }
+    }
+
+    /// The client does not take the replies that it has caused: no further request is read until it does.
+    fn await_room(&mut self, activity: Millis) -> Option<Step> {
+        let idle_since = activity.max(self.since);
+        let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
+        if expires <= self.context.ring.now() {
+            return Some(Step::Done);
+        }
+        #[allow(clippy::cast_possible_truncation)] // a small constant
+        self.down.as_ref()?.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
+        Some(Step::Wait(expires))
     }
 
     /// Nothing to read: waits, or ends the connection.
