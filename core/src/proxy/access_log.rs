@@ -56,12 +56,6 @@ impl LogBuffer {
             }
         }
     }
-
-    /// Whether lines wait to be handed over.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pending.iter().all(|(_, buffer)| buffer.is_empty())
-    }
 }
 
 /// What is told of a request or a connection. Text from outside is escaped when it is written.

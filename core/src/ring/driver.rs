@@ -174,13 +174,8 @@ impl Driver {
         slot.reset |= reset;
         slot.task = TaskId::NONE;
         self.links.clear(&mut slot.input);
-        let (recv, sending, link) = (slot.recv, slot.sending, slot.link);
-        if recv == Recv::Armed {
-            slot.recv = Recv::Cancelling;
-        }
-        if recv == Recv::Armed {
-            self.push(&cancel_entry(Kind::Recv, id));
-        }
+        let (sending, link) = (slot.sending, slot.link);
+        self.stop_recv(id);
         if sending {
             self.push(&cancel_entry(Kind::Send, id));
         }
@@ -188,6 +183,16 @@ impl Driver {
             self.push(&cancel_entry(Kind::Connect, id));
         }
         self.touch(id);
+    }
+
+    /// Asks the recv in flight to stop; its last completion is still to come.
+    fn stop_recv(&mut self, id: SlotId) {
+        if let Some(slot) = self.sockets.get_mut(id)
+            && slot.recv == Recv::Armed
+        {
+            slot.recv = Recv::Cancelling;
+            self.push(&cancel_entry(Kind::Recv, id));
+        }
     }
 
     /// Watches `fd`, which must stay open until the watch is removed.
@@ -218,12 +223,12 @@ impl Driver {
     }
 
     /// Submits, and waits for something to happen unless there is work to do.
-    pub(super) fn turn(&mut self, idle: bool) -> io::Result<()> {
+    pub(super) fn turn(&mut self) -> io::Result<()> {
         self.flush();
         if let Some(error) = self.fatal.take() {
             return Err(error);
         }
-        let timeout = if !idle || self.schedule.len() > 0 {
+        let timeout = if self.schedule.len() > 0 {
             Some(Duration::ZERO)
         } else {
             match self.schedule.next_timer() {
@@ -242,12 +247,7 @@ impl Driver {
         self.stats.enters += 1;
         self.addresses.clear();
         self.read_clock();
-        let mut completions = std::mem::take(&mut self.completions);
-        self.kernel.reap(&mut completions);
-        for completion in completions.drain(..) {
-            self.complete(completion);
-        }
-        self.completions = completions;
+        self.reap();
         self.schedule.fire(self.now);
         if !self.parked.is_empty() && self.now >= self.stalled_check {
             self.stalled_check = self.now + limits::STALLED_CHECK_MS;
@@ -265,8 +265,7 @@ impl Driver {
             self.close_listener(id);
         }
         for id in self.watches.ids().collect::<Vec<_>>() {
-            self.push(&cancel_entry(Kind::Watch, id));
-            self.watches.remove(id);
+            self.remove_watch(id);
         }
         let end = Instant::now() + patience;
         while self.in_flight > 0 {
@@ -275,12 +274,7 @@ impl Driver {
             if left.is_zero() || self.kernel.enter(Some(left)).is_err() {
                 return false;
             }
-            let mut completions = std::mem::take(&mut self.completions);
-            self.kernel.reap(&mut completions);
-            for completion in completions.drain(..) {
-                self.complete(completion);
-            }
-            self.completions = completions;
+            self.reap();
         }
         self.flush();
         self.kernel.enter(Some(Duration::ZERO)).is_ok()
@@ -423,6 +417,16 @@ impl Driver {
 
     // ---- from completions to slot state ----
 
+    /// Acts on the completions that are there.
+    fn reap(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.kernel.reap(&mut completions);
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+    }
+
     fn complete(&mut self, completion: Completion) {
         let Some((kind, id)) = Kind::parse(completion.user_data) else { return };
         if kind != Kind::Silent && !completion.more() {
@@ -475,7 +479,6 @@ impl Driver {
                     self.links.push_back(&mut slot.input, chunk);
                 }
                 if slot.held >= quota && slot.recv == Recv::Armed {
-                    slot.recv = Recv::Cancelling;
                     slot.throttled = true;
                     throttle = true;
                 }
@@ -505,7 +508,7 @@ impl Driver {
         }
         let (idle, task) = (slot.recv == Recv::Idle, slot.task);
         if throttle {
-            self.push(&cancel_entry(Kind::Recv, id));
+            self.stop_recv(id);
         }
         if idle {
             self.touch(id);

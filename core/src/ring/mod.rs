@@ -101,7 +101,7 @@ impl Ring {
             if self.shared.tasks.borrow().get(root.0).is_none() {
                 break Ok(());
             }
-            if let Err(error) = self.shared.driver.borrow_mut().turn(true) {
+            if let Err(error) = self.shared.driver.borrow_mut().turn() {
                 break Err(error);
             }
         };

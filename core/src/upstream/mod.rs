@@ -64,12 +64,6 @@ impl Upstreams {
             }
         }
     }
-
-    /// Whether any connection is idle in a pool.
-    #[must_use]
-    pub fn has_idle(&self) -> bool {
-        self.clusters.iter().any(|c| c.endpoints.borrow().iter().any(|e| !e.idle.borrow().is_empty()))
-    }
 }
 
 /// A cluster: its endpoints, and whose turn it is.
@@ -139,12 +133,6 @@ impl Cluster {
         let n =
             balance::pick(self.config.load_balancing, endpoints.len(), candidate, &mut round_robin, random)?;
         Some(Lease::new(Rc::clone(&endpoints[n])))
-    }
-
-    /// Whether there is anywhere to go at all.
-    #[must_use]
-    pub fn has_endpoints(&self) -> bool {
-        !self.endpoints.borrow().is_empty()
     }
 
     /// Takes an idle connection to `endpoint`, the one used last. With `repeatable` false only one that was in use a

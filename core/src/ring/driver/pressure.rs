@@ -77,18 +77,14 @@ impl Driver {
         slot.recv_error = libc::ENOBUFS;
         slot.send_error = libc::ENOBUFS;
         self.links.clear(&mut slot.input);
-        let (task, sending, armed) = (slot.task, slot.sending, slot.recv == Recv::Armed);
-        if armed {
-            slot.recv = Recv::Cancelling;
+        let (task, sending) = (slot.task, slot.sending);
+        if !sending {
+            self.links.clear(&mut slot.output);
         }
-        if armed {
-            self.push(&cancel_entry(Kind::Recv, id));
-        }
+        self.stop_recv(id);
         if sending {
             // What is in flight returns its buffers when it completes.
             self.push(&cancel_entry(Kind::Send, id));
-        } else if let Some(slot) = self.sockets.get_mut(id) {
-            self.links.clear(&mut slot.output);
         }
         self.wake(id, task);
     }
