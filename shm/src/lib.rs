@@ -6,6 +6,15 @@
 //!
 //! Knows nothing of the proxy: neither what is counted nor why.
 
+mod block;
+pub mod histogram;
+mod metric;
+mod snapshot;
+
+pub use block::Block;
+pub use metric::{CounterId, GaugeId, HistogramId, Kind, Metric, Scope, Unit, cells_before};
+pub use snapshot::{Entity, HistogramValue, MetricInfo, Process, ProcessState, ScopeInfo, Snapshot, Value};
+
 /// Version of the hot restart as a whole. Processes that differ in it cannot restart into each other.
 pub const HOT_RESTART_VERSION: u32 = 1;
 
