@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use crate::server::Options;
+use crate::server::{Instance, Options};
 
 /// Workers at most: more than any machine has cores, few enough that a mistyped number does no harm.
 const MAX_WORKERS: usize = 1024;
@@ -36,6 +36,22 @@ pub struct Args {
     /// Pin each worker to a CPU of its own even if there are fewer workers than CPUs.
     #[arg(long)]
     pub cpuset_threads: bool,
+
+    /// Number that tells instances on one machine apart: it names the shared memory with the counters.
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "use_dynamic_base_id")]
+    pub base_id: u32,
+
+    /// Take a base id that nobody uses.
+    #[arg(long)]
+    pub use_dynamic_base_id: bool,
+
+    /// File to write the base id to.
+    #[arg(long, value_name = "FILE")]
+    pub base_id_path: Option<PathBuf>,
+
+    /// File to write the address of the admin interface to, once it listens.
+    #[arg(long, value_name = "FILE")]
+    pub admin_address_path: Option<PathBuf>,
 
     /// What to do.
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
@@ -112,6 +128,13 @@ impl From<Args> for Options {
         Self {
             workers: args.workers(),
             worker_cpus: args.worker_cpus(),
+            instance: if args.use_dynamic_base_id {
+                Instance::Dynamic
+            } else {
+                Instance::BaseId(args.base_id)
+            },
+            base_id_path: args.base_id_path,
+            admin_address_path: args.admin_address_path,
             log_level: args.log_level.to_tracing(),
             config_path: args.config_path,
             log_path: args.log_path,

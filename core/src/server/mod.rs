@@ -1,16 +1,21 @@
 //! The process: from the command line to running workers, and down again.
 
+mod counting;
 mod listen;
 mod workers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use ouro_shm::ProcessState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::counting::Counting;
+pub use self::counting::Instance;
 use self::listen::{Shown, UnixPaths};
 use self::workers::{Event, Workers};
 use crate::config::model::Model;
@@ -19,7 +24,7 @@ use crate::control::access_log::{self, Job};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
 use crate::ring::{self, Capabilities};
-use crate::upstream::Resolved;
+use crate::upstream::{Endpoints, Resolved};
 use crate::worker::Message;
 
 /// Done.
@@ -41,6 +46,12 @@ pub struct Options {
     pub workers: usize,
     /// CPU of each worker; empty to pin none.
     pub worker_cpus: Vec<usize>,
+    /// Which instance this process belongs to.
+    pub instance: Instance,
+    /// File to write the base id to.
+    pub base_id_path: Option<PathBuf>,
+    /// File to write the address of the admin interface to.
+    pub admin_address_path: Option<PathBuf>,
     /// How much to log; `None` for nothing.
     pub log_level: Option<tracing::Level>,
     /// File to log to; `None` for standard error.
@@ -126,7 +137,16 @@ fn start(options: &Options) -> u8 {
         workers,
         "starting"
     );
-    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener, capabilities))
+    let counting = match Counting::start(options, &model) {
+        Ok(counting) => counting,
+        Err(error) => return fail(&format!("the counters cannot be kept: {error}")),
+    };
+    if let Some(path) = &options.base_id_path
+        && let Err(error) = std::fs::write(path, format!("{}\n", counting.base_id()))
+    {
+        return fail(&format!("the base id cannot be written to {}: {error}", path.display()));
+    }
+    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener, capabilities, Rc::new(counting)))
 }
 
 fn fail(reason: &str) -> u8 {
@@ -155,6 +175,7 @@ async fn run(
     log_file: LogFile,
     demo_listener: Option<std::net::TcpListener>,
     capabilities: Capabilities,
+    counting: Rc<Counting>,
 ) -> u8 {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -197,10 +218,13 @@ async fn run(
         resolved.push(addresses);
         known.push(names);
     }
+    let endpoints: Vec<_> =
+        model.clusters.iter().zip(&resolved).map(|(cluster, found)| counting.endpoints(cluster, found)).collect();
     let workers = match Workers::start(
         &model,
         sockets,
-        &resolved,
+        &endpoints,
+        &counting,
         &options.worker_cpus,
         options.workers,
         &jobs,
@@ -220,7 +244,8 @@ async fn run(
     for (listener, address) in model.listeners.iter().zip(&addresses) {
         tracing::info!(listener = listener.name, address = %Shown(address), "listening");
     }
-    tracing::info!(pid = std::process::id(), "ready");
+    counting.set_state(ProcessState::Serving);
+    tracing::info!(pid = std::process::id(), base_id = counting.base_id(), "ready");
 
     let workers = Arc::new(workers);
     for (index, cluster) in
@@ -230,7 +255,8 @@ async fn run(
             Arc::clone(&workers),
             Arc::clone(cluster),
             index,
-            resolved[index].clone(),
+            Rc::clone(&counting),
+            (resolved[index].clone(), endpoints[index].clone()),
             std::mem::take(&mut known[index]),
         ));
     }
@@ -330,7 +356,8 @@ async fn keep_resolving(
     workers: Arc<Workers>,
     cluster: Arc<config::model::Cluster>,
     index: usize,
-    mut current: Resolved,
+    counting: Rc<Counting>,
+    (mut current, mut endpoints): (Resolved, Endpoints),
     mut known: resolve::Known,
 ) {
     loop {
@@ -338,8 +365,10 @@ async fn keep_resolving(
         let resolved = resolve::resolve(&cluster, &mut known).await;
         if resolved != current {
             tracing::info!(cluster = cluster.name, endpoints = resolved.len(), "endpoints have changed");
-            workers.tell(|| Message::Endpoints(index, resolved.clone()));
-            current = resolved;
+            let counted = counting.endpoints(&cluster, &resolved);
+            workers.tell(|| Message::Endpoints(index, counted.clone()));
+            counting.forget(&endpoints, &counted);
+            (current, endpoints) = (resolved, counted);
         }
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 mod bodies;
+mod counters;
 mod fields;
 mod harness;
 mod http1;
