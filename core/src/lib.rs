@@ -17,5 +17,6 @@ pub mod route;
 pub mod config;
 pub mod h1;
 pub mod ring;
+pub mod stats;
 
 pub mod base;

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy"],
     &["upstream"],
     &["route"],
-    &["h1", "h2", "tls", "config", "ring"],
+    &["h1", "h2", "tls", "config", "ring", "stats"],
     &["base"],
 ];
 

@@ -13,7 +13,9 @@ mod snapshot;
 
 pub use block::Block;
 pub use metric::{CounterId, GaugeId, HistogramId, Kind, Metric, Scope, Unit, cells_before};
-pub use snapshot::{Entity, HistogramValue, MetricInfo, Process, ProcessState, ScopeInfo, Snapshot, Value};
+pub use snapshot::{
+    Entity, HistogramValue, MetricInfo, Process, ProcessState, ScopeInfo, Share, Snapshot, Value,
+};
 
 /// Version of the hot restart as a whole. Processes that differ in it cannot restart into each other.
 pub const HOT_RESTART_VERSION: u32 = 1;

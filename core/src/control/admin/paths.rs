@@ -16,6 +16,7 @@ use ouro_shm::Snapshot;
 use tokio::sync::Semaphore;
 
 use super::{AdminState, clusters, commands, config_dump, guard, info, stats};
+use crate::stats::render;
 
 /// Body of a request, bytes. No path needs one.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -121,7 +122,9 @@ pub(super) async fn page<T: Send + 'static>(
     let place = Arc::clone(&app.pages).acquire_owned().await;
     let admin = Arc::clone(&app.admin);
     let made = tokio::task::spawn_blocking(move || {
-        let made = make(&admin, &(admin.snapshot)());
+        let mut snapshot = (admin.snapshot)();
+        render::server::add(&mut snapshot);
+        let made = make(&admin, &snapshot);
         drop(place);
         made
     });

@@ -1,19 +1,16 @@
 //! `/stats` and its kin.
 
-use std::collections::HashMap;
-use std::fmt::Write;
-
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use ouro_shm::{Snapshot, Value as Counted};
-use regex::bytes::{Regex, RegexBuilder};
-use serde_json::{Map, Value, json};
+use regex::{Regex, RegexBuilder};
+use std::collections::HashMap;
 
 use super::commands::Parameters;
 use super::info;
 use super::paths::{App, AppState, Refusal, page};
+use crate::stats::render::{self, Options};
 
 /// Memory of a compiled filter, bytes; one that needs more is a mistake or an attack.
 const MAX_FILTER_BYTES: usize = 1024 * 1024;
@@ -31,7 +28,7 @@ impl Format {
         match self {
             Self::Text => "text/plain; charset=utf-8",
             Self::Json => "application/json",
-            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Prometheus => render::prometheus::CONTENT_TYPE,
         }
     }
 }
@@ -55,75 +52,26 @@ pub(super) async fn prometheus(State(app): AppState, Query(query): Parameters) -
 
 pub(super) async fn live(State(app): AppState) -> Result<Response, Refusal> {
     let body = page(&app, |admin, snapshot| {
-        format!("{{\"server\":{},\"live\":{}}}", info::brief(admin), live_json(snapshot))
+        // What is zero is left out: with thousands of clusters most counters are, and this is read every second.
+        let live = render::json::live(snapshot, &Options { filter: None, used_only: true });
+        format!("{{\"server\":{},\"live\":{live}}}", info::brief(admin))
     });
     Ok(([(CONTENT_TYPE, "application/json")], body.await?).into_response())
 }
 
 async fn respond(app: &App, format: Format, query: &HashMap<String, String>) -> Result<Response, Refusal> {
     let filter = query.get("filter").filter(|text| !text.is_empty()).map(|text| compile(text)).transpose()?;
-    let used_only = query.contains_key("usedonly");
-    let body =
-        page(app, move |_, snapshot| render_stats(snapshot, format, filter.as_ref(), used_only)).await?;
-    Ok(([(CONTENT_TYPE, format.content_type())], body).into_response())
+    let options = Options { filter, used_only: query.contains_key("usedonly") };
+    let body = page(app, move |_, snapshot| match format {
+        Format::Text => render::text::render(snapshot, &options),
+        Format::Json => render::json::envoy(snapshot, &options),
+        Format::Prometheus => render::prometheus::render(snapshot, &options),
+    });
+    Ok(([(CONTENT_TYPE, format.content_type())], body.await?).into_response())
 }
 
 fn compile(text: &str) -> Result<Regex, Refusal> {
-    // Bytes rather than characters: names are ASCII.
-    RegexBuilder::new(text).unicode(false).size_limit(MAX_FILTER_BYTES).build().map_err(|error| {
+    RegexBuilder::new(text).size_limit(MAX_FILTER_BYTES).build().map_err(|error| {
         Refusal(StatusCode::BAD_REQUEST, format!("filter={text} is not a regular expression: {error}"))
     })
-}
-
-fn render_stats(snapshot: &Snapshot, format: Format, filter: Option<&Regex>, used_only: bool) -> String {
-    let mut lines = String::new();
-    for entity in &snapshot.entities {
-        let base =
-            entity.labels.iter().fold(entity.scope.text.clone(), |text, label| text.replacen("{}", label, 1));
-        for (metric, value) in entity.scope.metrics.iter().zip(&entity.values) {
-            let (Counted::Counter(n) | Counted::Gauge(n)) = value else { continue };
-            let name = format!("{base}.{}", metric.name);
-            if (used_only && *n == 0) || filter.is_some_and(|filter| !filter.is_match(name.as_bytes())) {
-                continue;
-            }
-            let _ = writeln!(lines, "{name}: {n}");
-        }
-    }
-    if format == Format::Json { json!({ "stats": lines }).to_string() } else { lines }
-}
-
-fn live_json(snapshot: &Snapshot) -> String {
-    let processes: Vec<Value> = snapshot
-        .processes
-        .iter()
-        .map(|p| json!({"pid": p.pid, "epoch": p.epoch, "started_ms": p.started_ms, "state": format!("{:?}", p.state),
-            "workers": p.workers, "alive": p.alive, "version": p.version}))
-        .collect();
-    let entities: Vec<Value> = snapshot
-        .entities
-        .iter()
-        .map(|entity| {
-            let values: Map<String, Value> = entity
-                .scope
-                .metrics
-                .iter()
-                .zip(&entity.values)
-                .filter_map(|(metric, value)| {
-                    let value = match value {
-                        Counted::Counter(0) | Counted::Gauge(0) => return None,
-                        Counted::Counter(n) | Counted::Gauge(n) => json!(n),
-                        Counted::Histogram(h) => {
-                            json!({"count": h.count, "sum": h.sum, "buckets": h.buckets})
-                        }
-                    };
-                    Some((metric.name.clone(), value))
-                })
-                .collect();
-            json!({"scope": entity.scope.name, "labels": entity.labels, "values": values})
-        })
-        .collect();
-    json!({"read_at_ms": snapshot.read_at_ms, "first_started_ms": snapshot.first_started_ms,
-        "generations": snapshot.generations, "overflows": snapshot.overflows, "memory": [snapshot.memory.0, snapshot.memory.1],
-        "processes": processes, "entities": entities})
-    .to_string()
 }
