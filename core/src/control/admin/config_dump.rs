@@ -306,7 +306,7 @@ fn duration(ms: Millis) -> Value {
 /// As users write it, in the largest unit that needs no fraction.
 fn size(bytes: u64) -> Value {
     let unit = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let fits = unit.iter().find(|(_, unit)| bytes > 0 && bytes % unit == 0);
+    let fits = unit.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
     json!(fits.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit)))
 }
 
