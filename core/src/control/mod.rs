@@ -4,6 +4,7 @@
 //! bounded channel that they never wait on.
 
 pub mod access_log;
+pub mod admin;
 pub mod demo;
 pub mod logging;
 pub mod resolve;

@@ -2,6 +2,7 @@
 //!
 //! Knows what is counted, and nothing of those who count or of those who read.
 
+pub mod render;
 mod scopes;
 
 use ouro_shm::{Block, CounterId, EntityId, Metric, Scope};

@@ -5,6 +5,9 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod admin;
+mod admin_dashboard;
+mod admin_fake;
 mod bodies;
 mod counters;
 mod fields;
