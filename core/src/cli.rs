@@ -1,13 +1,29 @@
 //! The command line. Names and meanings of the options are Envoy's.
 
+mod rates;
+mod reader;
+mod signals;
+pub mod stats;
+pub mod top;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
+use self::stats::StatsArgs;
+use self::top::TopArgs;
 use crate::server::{Instance, Options};
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const WRONG: u8 = 2;
 
 /// Workers at most: more than any machine has cores, few enough that a mistyped number does no harm.
 const MAX_WORKERS: usize = 1024;
@@ -18,13 +34,20 @@ Examples:
   ouro -c ouro.toml                      serve
   ouro -c ouro.toml --mode validate      show every error of a configuration and exit
   ouro -c ouro.toml --concurrency 2 -l debug
+  ouro stats --used-only                 what the instance with base id 0 has counted
+  ouro top                               the same as a live screen
 
 Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration.";
 
 /// A reverse proxy whose process can be replaced while its connections live on.
-#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "ouro", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// What to do with an instance that is there already; without it, this process becomes one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Configuration file (TOML); without it, a built-in demo runs.
     #[arg(short = 'c', long, value_name = "FILE")]
     pub config_path: Option<PathBuf>,
@@ -66,6 +89,15 @@ pub struct Args {
     pub log_path: Option<PathBuf>,
 }
 
+/// What acts on an instance from outside.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Show the statistics of a running, stopped or dead instance.
+    Stats(StatsArgs),
+    /// Watch an instance on a live screen.
+    Top(TopArgs),
+}
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -98,6 +130,15 @@ pub enum LogLevel {
 #[must_use]
 pub fn parse() -> Args {
     Args::parse()
+}
+
+/// Runs a subcommand.
+#[must_use]
+pub fn run(command: &Command) -> ExitCode {
+    ExitCode::from(match command {
+        Command::Stats(args) => stats::run(args),
+        Command::Top(args) => top::run(args),
+    })
 }
 
 impl Args {
@@ -157,6 +198,12 @@ impl LogLevel {
     }
 }
 
+/// Says why a subcommand has failed.
+fn fail(error: &str) -> u8 {
+    eprintln!("ouro: {error}");
+    FAILED
+}
+
 fn default_workers() -> usize {
     // Looks at the affinity and at the CPU quota of the control group.
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_WORKERS)
@@ -205,6 +252,25 @@ mod tests {
         assert_eq!((args.mode, args.log_level), (Mode::Validate, LogLevel::Warn));
         assert_eq!(args.log_path, Some(PathBuf::from("o.log")));
         assert_eq!(args.log_level.to_tracing(), Some(tracing::Level::WARN));
+    }
+
+    #[test]
+    fn subcommands_are_read() {
+        let Some(Command::Stats(_)) = parse("stats --base-id 7 --watch --filter ^a").unwrap().command else {
+            panic!("not stats")
+        };
+        let Some(Command::Top(_)) = parse("top --base-id 7 --interval 500ms").unwrap().command else {
+            panic!("not top")
+        };
+        for line in [
+            "stats --filter (",
+            "stats --watch 0",
+            "stats --format xml",
+            "-c o.toml stats",
+            "top --interval 0s",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 
     #[test]

@@ -29,19 +29,6 @@ pub struct Snapshot {
     pub overflows: u64,
     /// Processes that the instance has had so far.
     pub generations: u64,
-    /// What each worker of each process has, for the scopes that the reader asked for.
-    pub shares: Vec<Share>,
-}
-
-/// What one worker of one process has counted.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// Its process.
-    pub pid: u32,
-    /// Number of the worker.
-    pub worker: u32,
-    /// Its part of each entity.
-    pub entities: Vec<Entity>,
 }
 
 impl Snapshot {

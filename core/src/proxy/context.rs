@@ -28,6 +28,8 @@ pub struct Context {
     pub random: RefCell<Random>,
     /// The worker is on its way out: connections end as soon as they decently can.
     pub draining: Cell<bool>,
+    /// Clients are told with their next response to come back elsewhere; nothing is closed before that.
+    pub farewell: Cell<bool>,
     /// Access-log lines on their way to the writer.
     pub log: RefCell<LogBuffer>,
     /// Scratch table for the head that is being looked at.
@@ -53,11 +55,17 @@ impl Context {
             upstreams,
             random: RefCell::new(Random::new(seed)),
             draining: Cell::new(false),
+            farewell: Cell::new(false),
             log: RefCell::new(log),
             fields: RefCell::default(),
             spare: RefCell::default(),
             date: RefCell::default(),
         }
+    }
+
+    /// Whether a response that begins now is the last on its connection.
+    pub(super) fn says_farewell(&self) -> bool {
+        self.draining.get() || self.farewell.get()
     }
 
     /// Appends the time as an HTTP date (RFC 9110 section 5.6.7), formatted once a second.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use ouro_shm::{
-    Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions, Snapshot,
+    Joining, Membership, ProcessState, ReadOptions, Scope, Segment, SegmentError, SegmentOptions, Snapshot,
     Stripe,
 };
 
 use super::Options;
 use super::listen::Shown;
 use crate::config::model::{Address, Cluster, Model, Protocol};
-use crate::stats::{Entities, ListenerEntities};
+use crate::stats::{Entities, ListenerEntities, ListenerScope};
 use crate::upstream::{Endpoints, KnownEndpoint, Resolved};
 
 /// How the instance is found.
@@ -27,6 +27,7 @@ pub(super) struct Counting {
     membership: Membership,
     entities: Arc<Entities>,
     base_id: u32,
+    epoch: u32,
 }
 
 impl Counting {
@@ -50,8 +51,8 @@ impl Counting {
         }
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
-        let membership =
-            segment.join(&Joining { epoch: 0, workers, version: env!("CARGO_PKG_VERSION") })?;
+        let epoch = 0;
+        let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
         let entities = Entities {
             listeners: model
                 .listeners
@@ -69,7 +70,7 @@ impl Counting {
             clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
             workers: (0..options.workers).map(|n| membership.register(&[&n.to_string()])).collect(),
         };
-        let counting = Self { membership, entities: Arc::new(entities), base_id };
+        let counting = Self { membership, entities: Arc::new(entities), base_id, epoch };
         counting.report();
         Ok(counting)
     }
@@ -114,9 +115,14 @@ impl Counting {
         self.membership.set_state(state);
     }
 
-    /// Everything that is counted, all processes of the instance together.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        self.membership.segment().snapshot(&ReadOptions { shares_of: Vec::new() })
+    /// The segment.
+    pub(super) fn segment(&self) -> &Segment {
+        self.membership.segment()
+    }
+
+    /// The restart epoch of this process.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Passes on what the segment has to say: that it is full, for example.
@@ -125,4 +131,10 @@ impl Counting {
             tracing::warn!("{report}");
         }
     }
+}
+
+/// Everything that is counted, all processes of the instance together.
+pub(super) fn read(segment: &Segment) -> Snapshot {
+    // Which connections are an older process's can only be told share by share.
+    segment.snapshot(&ReadOptions { shares_of: vec![ListenerScope::NAME.into()] })
 }

@@ -1,5 +1,6 @@
 //! The process: from the command line to running workers, and down again.
 
+mod admin;
 mod counting;
 mod listen;
 mod workers;
@@ -11,16 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use ouro_shm::ProcessState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::admin::{Admin, Desk, EndpointBook};
 use self::counting::Counting;
 pub use self::counting::Instance;
 use self::listen::{Shown, UnixPaths};
 use self::workers::{Event, Workers};
-use crate::config::model::Model;
+use crate::config::model::{Address, Model};
 use crate::config::{self, ConfigErrors};
 use crate::control::access_log::{self, Job};
+use crate::control::admin::{AdminListener, Command, Stage};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
 use crate::ring::{self, Capabilities};
@@ -117,10 +119,6 @@ fn start(options: &Options) -> u8 {
     for warning in &model.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(admin) = &model.admin {
-        let address = Shown(&admin.address);
-        tracing::warn!(%address, "this version has no admin interface yet: [admin] has no effect");
-    }
     let capabilities = match ring::probe() {
         Ok(capabilities) => capabilities,
         Err(error) => return fail(&error.to_string()),
@@ -146,7 +144,14 @@ fn start(options: &Options) -> u8 {
     {
         return fail(&format!("the base id cannot be written to {}: {error}", path.display()));
     }
-    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener, capabilities, Rc::new(counting)))
+    tokio_uring::start(run(
+        Arc::new(model),
+        options,
+        log_file,
+        demo_listener,
+        capabilities,
+        Rc::new(counting),
+    ))
 }
 
 fn fail(reason: &str) -> u8 {
@@ -218,8 +223,20 @@ async fn run(
         resolved.push(addresses);
         known.push(names);
     }
-    let endpoints: Vec<_> =
-        model.clusters.iter().zip(&resolved).map(|(cluster, found)| counting.endpoints(cluster, found)).collect();
+    let admin_listener = match model.admin.as_ref().map(|admin| bind_admin(&admin.address, options)) {
+        None => None,
+        Some(Ok(listener)) => {
+            unix_paths.add(listener.address());
+            Some(listener)
+        }
+        Some(Err(error)) => return fail(&error),
+    };
+    let endpoints: Vec<_> = model
+        .clusters
+        .iter()
+        .zip(&resolved)
+        .map(|(cluster, found)| counting.endpoints(cluster, found))
+        .collect();
     let workers = match Workers::start(
         &model,
         sockets,
@@ -244,7 +261,16 @@ async fn run(
     for (listener, address) in model.listeners.iter().zip(&addresses) {
         tracing::info!(listener = listener.name, address = %Shown(address), "listening");
     }
-    counting.set_state(ProcessState::Serving);
+    let mut desk = Desk::new();
+    let book = EndpointBook::default();
+    for (cluster, endpoints) in endpoints.iter().enumerate() {
+        book.write(cluster, endpoints);
+    }
+    let admin = admin_listener.map(|listener| {
+        let state = admin::state(&desk, &model, options, &addresses, &counting, &book, &capabilities);
+        Admin::start(listener, state)
+    });
+    admin::set_stage(&desk, &counting, Stage::Live);
     tracing::info!(pid = std::process::id(), base_id = counting.base_id(), "ready");
 
     let workers = Arc::new(workers);
@@ -255,14 +281,23 @@ async fn run(
             Arc::clone(&workers),
             Arc::clone(cluster),
             index,
-            Rc::clone(&counting),
+            (Rc::clone(&counting), book.clone()),
             (resolved[index].clone(), endpoints[index].clone()),
             std::mem::take(&mut known[index]),
         ));
     }
-    let code =
-        supervise(&workers, &mut events, &mut signals, &jobs, &log_file, model.server.shutdown_timeout_ms)
-            .await;
+    let mut supervisor = Supervisor {
+        workers: &workers,
+        desk: &mut desk,
+        counting: &counting,
+        jobs: &jobs,
+        log_file: &log_file,
+        shutdown_timeout_ms: model.server.shutdown_timeout_ms,
+    };
+    let code = supervisor.run(&mut events, &mut signals).await;
+    if let Some(admin) = admin {
+        admin.stop().await;
+    }
     let (done, flushed) = tokio::sync::oneshot::channel();
     if jobs.send(Job::Flush(done)).await.is_ok() {
         let _ = tokio::time::timeout(LOG_PATIENCE, flushed).await;
@@ -287,57 +322,99 @@ impl Signals {
     }
 }
 
-/// Waits for the end: of the process by a signal, or of a worker by a fault.
-async fn supervise(
-    workers: &Workers,
-    events: &mut tokio::sync::mpsc::Receiver<Event>,
-    signals: &mut Signals,
-    jobs: &tokio::sync::mpsc::Sender<Job>,
-    log_file: &LogFile,
+/// Binds the admin interface, and says where it is to whoever asked.
+fn bind_admin(address: &Address, options: &Options) -> Result<AdminListener, String> {
+    let listener = AdminListener::bind(address)
+        .map_err(|error| format!("admin interface: cannot listen on {}: {error}", Shown(address)))?;
+    if let Some(path) = &options.admin_address_path {
+        std::fs::write(path, format!("{}\n", Shown(listener.address()))).map_err(|error| {
+            format!("the address of the admin interface cannot be written to {}: {error}", path.display())
+        })?;
+    }
+    Ok(listener)
+}
+
+/// Waits for the end: of the process by a signal or a command, or of a worker by a fault.
+struct Supervisor<'a> {
+    workers: &'a Workers,
+    desk: &'a mut Desk,
+    counting: &'a Counting,
+    jobs: &'a tokio::sync::mpsc::Sender<Job>,
+    log_file: &'a LogFile,
     shutdown_timeout_ms: u64,
-) -> u8 {
-    let mut running = workers.len();
-    let mut code = DONE;
-    let mut stopping = false;
-    let deadline = tokio::time::sleep(Duration::MAX);
-    tokio::pin!(deadline);
-    while running > 0 {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(Event::Ended(Ok(()))) => running -= 1,
-                Some(Event::Ended(Err(error))) => {
-                    running -= 1;
-                    code = fail(&error);
-                    workers.tell(|| Message::Stop);
+}
+
+impl Supervisor<'_> {
+    async fn run(&mut self, events: &mut tokio::sync::mpsc::Receiver<Event>, signals: &mut Signals) -> u8 {
+        let mut running = self.workers.len();
+        let mut code = DONE;
+        let mut stopping = false;
+        let deadline = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(deadline);
+        while running > 0 {
+            let mut stop = false;
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Ended(Ok(()))) => running -= 1,
+                    Some(Event::Ended(Err(error))) => {
+                        running -= 1;
+                        code = fail(&error);
+                        self.workers.tell(|| Message::Stop);
+                    }
+                    Some(Event::Ready) => {}
+                    None => return fail("all workers are gone"),
+                },
+                () = stop_asked(&mut signals.terminate, &mut signals.interrupt) => stop = true,
+                () = &mut deadline, if stopping => {
+                    tracing::warn!("what is still in flight is cut off");
+                    self.workers.tell(|| Message::Stop);
+                    deadline.as_mut().reset(after(u64::MAX));
                 }
-                Some(Event::Ready) => {}
-                None => return fail("all workers are gone"),
-            },
-            () = stop_asked(&mut signals.terminate, &mut signals.interrupt) => {
-                if stopping {
-                    tracing::info!("stopping at once");
-                    workers.tell(|| Message::Stop);
-                } else {
-                    stopping = true;
-                    tracing::info!(timeout_ms = shutdown_timeout_ms, "finishing what is in flight");
-                    workers.tell(|| Message::Drain);
-                    deadline.as_mut().reset(after(shutdown_timeout_ms));
+                _ = signals.reopen.recv() => {
+                    if let Err(error) = self.log_file.reopen() {
+                        tracing::error!(%error, "the log file was not reopened");
+                    }
+                    let _ = self.jobs.send(Job::Reopen).await;
                 }
+                Some(command) = self.desk.commands.recv() => stop = self.obey(command),
             }
-            () = &mut deadline, if stopping => {
-                tracing::warn!("what is still in flight is cut off");
-                workers.tell(|| Message::Stop);
-                deadline.as_mut().reset(after(u64::MAX));
-            }
-            _ = signals.reopen.recv() => {
-                if let Err(error) = log_file.reopen() {
-                    tracing::error!(%error, "the log file was not reopened");
-                }
-                let _ = jobs.send(Job::Reopen).await;
+            if stop && stopping {
+                tracing::info!("stopping at once");
+                self.workers.tell(|| Message::Stop);
+            } else if stop {
+                stopping = true;
+                tracing::info!(timeout_ms = self.shutdown_timeout_ms, "finishing what is in flight");
+                admin::set_stage(self.desk, self.counting, Stage::Draining);
+                self.workers.tell(|| Message::Drain);
+                deadline.as_mut().reset(after(self.shutdown_timeout_ms));
             }
         }
+        code
     }
-    code
+
+    /// Carries out what the admin interface asks for. Says whether the process is to stop.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::DrainListeners { graceful, done } => {
+                self.workers.tell(|| Message::StopAccepting { graceful });
+                admin::set_stage(self.desk, self.counting, Stage::Draining);
+                let _ = done.send(Ok(()));
+            }
+            // The interface has changed what it answers; nothing else depends on it.
+            Command::HealthcheckFail | Command::HealthcheckOk => {}
+            Command::SetLogLevel { level, done } => {
+                let _ = done.send(self.log_file.set_level(level));
+            }
+            Command::ResetCounters { done } => {
+                let segment = self.counting.segment().clone();
+                tokio::task::spawn_blocking(move || {
+                    let _ = done.send(segment.reset_counters().map_err(|error| error.to_string()));
+                });
+            }
+            Command::Quit => return true,
+        }
+        false
+    }
 }
 
 async fn stop_asked(terminate: &mut Signal, interrupt: &mut Signal) {
@@ -356,7 +433,7 @@ async fn keep_resolving(
     workers: Arc<Workers>,
     cluster: Arc<config::model::Cluster>,
     index: usize,
-    counting: Rc<Counting>,
+    (counting, book): (Rc<Counting>, EndpointBook),
     (mut current, mut endpoints): (Resolved, Endpoints),
     mut known: resolve::Known,
 ) {
@@ -368,6 +445,7 @@ async fn keep_resolving(
             let counted = counting.endpoints(&cluster, &resolved);
             workers.tell(|| Message::Endpoints(index, counted.clone()));
             counting.forget(&endpoints, &counted);
+            book.write(index, &counted);
             (current, endpoints) = (resolved, counted);
         }
     }

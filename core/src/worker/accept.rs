@@ -42,7 +42,7 @@ impl Acceptance {
         let mut waiting: Option<OwnedFd> = None;
         // The limit that it waits for.
         let mut full = None;
-        while !self.shared.context.draining.get() {
+        while !self.shared.closed.get() {
             if waiting.is_none() {
                 match acceptor.take() {
                     Some(Ok(fd)) => waiting = Some(fd),

@@ -32,6 +32,12 @@ const HOUSEKEEPING_MS: u64 = 500;
 pub enum Message {
     /// The endpoints of a cluster have been resolved anew.
     Endpoints(ClusterIndex, Endpoints),
+    /// Accept nothing more, and go on with what there is. `graceful`: clients are told, with the next response on each
+    /// connection, to come back elsewhere.
+    StopAccepting {
+        /// See above.
+        graceful: bool,
+    },
     /// Accept nothing more, end every connection as soon as it decently can, then stop.
     Drain,
     /// Stop now.
@@ -105,6 +111,7 @@ impl Worker {
             root: Cell::new(TaskId::NONE),
             blocked: RefCell::default(),
             accepting: Cell::new(0),
+            closed: Cell::new(false),
             stats: counted.clone(),
         });
         let listeners: Vec<_> = self
@@ -162,6 +169,8 @@ struct Shared {
     blocked: RefCell<Vec<TaskId>>,
     /// Accept loops that still run.
     accepting: Cell<usize>,
+    /// Nothing more is accepted.
+    closed: Cell<bool>,
     stats: Block<WorkerScope>,
 }
 
@@ -207,7 +216,13 @@ async fn serve(
                 Message::Endpoints(cluster, endpoints) => {
                     shared.context.upstreams.cluster(cluster).change_endpoints(&endpoints);
                 }
+                Message::StopAccepting { graceful } => {
+                    shared.closed.set(true);
+                    shared.context.farewell.set(graceful);
+                    ring.wake_all();
+                }
                 Message::Drain => {
+                    shared.closed.set(true);
                     shared.context.draining.set(true);
                     ring.wake_all();
                 }

@@ -292,7 +292,10 @@ fn tunnels_are_counted() {
         &[("http.web.downstream_cx_upgrades_total", 1), ("http.web.downstream_cx_upgrades_active", 1)],
     );
     drop(client);
-    expect(proxy.base_id(), &[("http.web.downstream_rq_1xx", 1), ("http.web.downstream_cx_upgrades_active", 0)]);
+    expect(
+        proxy.base_id(),
+        &[("http.web.downstream_rq_1xx", 1), ("http.web.downstream_cx_upgrades_active", 0)],
+    );
     expect_nothing_active(proxy.base_id());
 }
 

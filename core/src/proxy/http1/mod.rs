@@ -158,15 +158,16 @@ impl Http1 {
                     if limited {
                         self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
                     }
-                    if self.context.draining.get() {
+                    if self.context.says_farewell() {
                         self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
                     }
-                    let plain = asked && !unfinished && !limited && !self.context.draining.get();
+                    let plain = asked && !unfinished && !limited && !self.context.says_farewell();
                     self.start_closing(if plain { Close::Plain } else { Close::Linger });
                 }
             }
             Progress::Fail(status, reason) => {
-                let keep_alive = exchange.request.done && exchange.keep_alive && !self.context.draining.get();
+                let keep_alive =
+                    exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
                 let head_only = exchange.method == Method::Head;
                 let version = exchange.version;
                 exchange.settle();

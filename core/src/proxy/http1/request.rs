@@ -194,7 +194,7 @@ impl Http1 {
         self.requests = self.requests.saturating_add(1);
         let service = std::rc::Rc::clone(&self.service);
         let http = service.http();
-        let last = self.requests >= http.limits.requests_per_connection || self.context.draining.get();
+        let last = self.requests >= http.limits.requests_per_connection || self.context.says_farewell();
         let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
         exchange.method = head.method;
         exchange.version = head.version;
@@ -370,7 +370,7 @@ impl Http1 {
         exchange.request_deadline = NEVER;
         exchange.response_state = ResponseState::Done;
         exchange.keep_alive
-            && !self.context.draining.get()
+            && !self.context.says_farewell()
             && (exchange.request.done || (small && !head.expect_continue))
     }
 
@@ -385,7 +385,7 @@ impl Http1 {
         let plain = !exchange.keep_alive && exchange.request.done;
         self.end_exchange(exchange, Ended::Complete);
         self.after_reply(keep_alive);
-        if plain && !self.context.draining.get() {
+        if plain && !self.context.says_farewell() {
             self.start_closing(Close::Plain);
         }
     }

@@ -113,7 +113,7 @@ fn take_head(
     let streams =
         (200..300).contains(&head.status) && (exchange.request.bytes > 0 || !exchange.expect_continue);
     exchange.keep_alive &=
-        (exchange.request.done || streams) && !exchange.until_close && !env.context.draining.get();
+        (exchange.request.done || streams) && !exchange.until_close && !env.context.says_farewell();
     exchange.up_keep_alive = head.keep_alive;
     exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX).wait_for_body();
     exchange.response_state = ResponseState::Body;

@@ -59,7 +59,6 @@ impl Builder {
         self
     }
 
-
     /// Number of workers; 1 unless told otherwise.
     pub(crate) fn concurrency(mut self, workers: usize) -> Self {
         self.concurrency = workers;
@@ -171,7 +170,16 @@ impl Proxy {
         let reader = Arc::clone(&log);
         std::thread::spawn(move || reader.read_stdout(stdout));
         let pid = Pid::from_raw(child.id().cast_signed());
-        Self { child: Mutex::new(child), pid, log, dir, config, base_id, may_exit: Mutex::new(false), was_killed: Mutex::new(false) }
+        Self {
+            child: Mutex::new(child),
+            pid,
+            log,
+            dir,
+            config,
+            base_id,
+            may_exit: Mutex::new(false),
+            was_killed: Mutex::new(false),
+        }
     }
 
     #[track_caller]
@@ -328,7 +336,10 @@ impl Drop for Proxy {
         if let Some(status) = exited {
             assert!(may_exit, "the proxy went away by itself: {status}\n{text}");
             let killed = *lock(&self.was_killed);
-            assert!(killed || status.signal().is_none(), "the proxy was killed by a signal: {status}\n{text}");
+            assert!(
+                killed || status.signal().is_none(),
+                "the proxy was killed by a signal: {status}\n{text}"
+            );
         }
     }
 }

@@ -44,7 +44,8 @@ impl Stats {
                     && entity.scope.name != "cluster_endpoint"
                 {
                     let Value::Gauge(value) = value else { continue };
-                    active.push((format!("{} {:?} {}", entity.scope.name, entity.labels, metric.name), *value));
+                    active
+                        .push((format!("{} {:?} {}", entity.scope.name, entity.labels, metric.name), *value));
                 }
             }
         }
