@@ -114,6 +114,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_filter_may_ignore_case() {
+        assert!("(?i)^CLUSTER".parse::<Regex>().unwrap().is_match("cluster.api.upstream_rq_total"));
+    }
+
+    #[test]
     fn intervals_are_seconds_within_bounds() {
         assert_eq!(interval("1"), Ok(Duration::from_secs(1)));
         assert_eq!(interval("2.5"), Ok(Duration::from_millis(2500)));

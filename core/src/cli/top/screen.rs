@@ -77,11 +77,13 @@ fn process_lines<'a>(frame: &Frame) -> Vec<Line<'a>> {
     let hidden = frame.processes.len().saturating_sub(MAX_PROCESSES);
     let line = |process: &ouro_shm::Process| {
         let state = if process.alive { state_name(process.state) } else { "dead" };
-        let up = duration(frame.read_at_ms.saturating_sub(process.started_ms));
+        let age = duration(frame.read_at_ms.saturating_sub(process.started_ms));
+        // Nobody knows when a dead one died.
+        let up = if process.alive { format!("up {age}") } else { String::new() };
         let mut version = String::new();
         push_printable(&mut version, &process.version);
         let text = format!(
-            "{} pid {:<8} epoch {:<4} {state:<9} version {version:<8} workers {:<3} up {up}",
+            "{} pid {:<8} epoch {:<4} {state:<9} version {version:<8} workers {:<3} {up}",
             if frame.current == Some(process.pid) { '>' } else { ' ' },
             process.pid,
             process.epoch,
