@@ -20,9 +20,9 @@ pub fn has_names(cluster: &Cluster) -> bool {
 pub type Known = HashMap<(String, u16), Vec<SocketAddr>>;
 
 /// Addresses of all endpoints of a cluster. A name that cannot be resolved keeps the addresses that it had, so that a
-/// resolver that is down takes no service down.
-pub async fn resolve(cluster: &Cluster, known: &mut Known) -> Resolved {
-    let mut resolved = Resolved::new();
+/// resolver that is down takes no service down. Says, too, whether a lookup has failed.
+pub async fn resolve(cluster: &Cluster, known: &mut Known) -> (Resolved, bool) {
+    let (mut resolved, mut failed) = (Resolved::new(), false);
     for endpoint in &cluster.endpoints {
         match &endpoint.target {
             EndpointTarget::Address(address) => add(&mut resolved, address.clone(), endpoint.weight),
@@ -31,6 +31,7 @@ pub async fn resolve(cluster: &Cluster, known: &mut Known) -> Resolved {
                 match lookup(host, *port).await {
                     Ok(addresses) => *last = addresses,
                     Err(error) => {
+                        failed = true;
                         tracing::warn!(
                             cluster = cluster.name,
                             host,
@@ -46,7 +47,7 @@ pub async fn resolve(cluster: &Cluster, known: &mut Known) -> Resolved {
             }
         }
     }
-    resolved
+    (resolved, failed)
 }
 
 fn add(resolved: &mut Resolved, address: Address, weight: u32) {
@@ -82,12 +83,13 @@ mod tests {
     #[test]
     fn localhost_has_an_address_and_a_lost_name_keeps_its_last() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let local = runtime.block_on(resolve(&cluster("localhost:7"), &mut Known::new()));
+        let (local, _) = runtime.block_on(resolve(&cluster("localhost:7"), &mut Known::new()));
         assert!(local.contains(&(Address::Ip("127.0.0.1:7".parse().unwrap()), 1)), "{local:?}");
         let mut known = Known::new();
         known.insert(("no-such-host.invalid".into(), 7), vec!["127.0.0.9:7".parse().unwrap()]);
         known.insert(("other.invalid".into(), 7), vec!["127.0.0.8:7".parse().unwrap()]);
-        let lost = runtime.block_on(resolve(&cluster("no-such-host.invalid:7"), &mut known));
+        let (lost, failed) = runtime.block_on(resolve(&cluster("no-such-host.invalid:7"), &mut known));
+        assert!(failed);
         let address = |text: &str| (Address::Ip(text.parse().unwrap()), 1);
         assert_eq!(lost, [address("127.0.0.1:1"), address("127.0.0.9:7")], "what others had is theirs");
     }

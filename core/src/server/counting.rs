@@ -1,16 +1,18 @@
 //! The process's place in the shared segment: where everything that it counts is filed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ouro_shm::{
-    Joining, Membership, ProcessState, ReadOptions, Scope, Segment, SegmentError, SegmentOptions, Snapshot,
+    Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions, Snapshot,
     Stripe,
 };
 
 use super::Options;
 use super::listen::Shown;
 use crate::config::model::{Address, Cluster, Model, Protocol};
-use crate::stats::{Entities, ListenerEntities, ListenerScope};
+use crate::stats::render::server;
+use crate::stats::{ClusterScope, Entities, ListenerEntities, ServerScope};
 use crate::upstream::{Endpoints, KnownEndpoint, Resolved};
 
 /// How the instance is found.
@@ -22,12 +24,19 @@ pub enum Instance {
     Dynamic,
 }
 
+/// The number under which the control thread counts; workers have those from 0 up.
+const CONTROL: u32 = u32::MAX;
+
 /// See the module.
 pub(super) struct Counting {
     membership: Membership,
     entities: Arc<Entities>,
     base_id: u32,
     epoch: u32,
+    /// Where the control thread counts.
+    stripe: Stripe,
+    server: Block<ServerScope>,
+    started: Instant,
 }
 
 impl Counting {
@@ -70,7 +79,11 @@ impl Counting {
             clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
             workers: (0..options.workers).map(|n| membership.register(&[&n.to_string()])).collect(),
         };
-        let counting = Self { membership, entities: Arc::new(entities), base_id, epoch };
+        let stripe = membership.stripe(CONTROL);
+        let server = stripe.block(membership.register(&[]));
+        server.add(ServerScope::CONFIG_WARNINGS, model.warnings.len() as u64);
+        let entities = Arc::new(entities);
+        let counting = Self { membership, entities, base_id, epoch, stripe, server, started: Instant::now() };
         counting.report();
         Ok(counting)
     }
@@ -78,6 +91,17 @@ impl Counting {
     /// The base id of the instance.
     pub(super) fn base_id(&self) -> u32 {
         self.base_id
+    }
+
+    /// The process serves now; counts how long it took to get here.
+    pub(super) fn count_start(&self) {
+        #[allow(clippy::cast_possible_truncation)] // 2^64 microseconds are enough
+        self.server.record(ServerScope::INITIALIZATION_TIME, self.started.elapsed().as_micros() as u64);
+    }
+
+    /// Where the control thread counts about a cluster.
+    pub(super) fn cluster(&self, index: usize) -> Block<ClusterScope> {
+        self.entities.clusters.get(index).map_or_else(Block::detached, |id| self.stripe.block(*id))
     }
 
     /// What the parts of the configuration are filed under.
@@ -136,5 +160,6 @@ impl Counting {
 /// Everything that is counted, all processes of the instance together.
 pub(super) fn read(segment: &Segment) -> Snapshot {
     // Which connections are an older process's can only be told share by share.
-    segment.snapshot(&ReadOptions { shares_of: vec![ListenerScope::NAME.into()] })
+    let shares_of = server::SHARES.iter().map(|scope| String::from(*scope)).collect();
+    segment.snapshot(&ReadOptions { shares_of })
 }

@@ -26,6 +26,7 @@ use crate::control::admin::{AdminListener, Command, Stage};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
 use crate::ring::{self, Capabilities};
+use crate::stats::ClusterScope;
 use crate::upstream::{Endpoints, Resolved};
 use crate::worker::Message;
 
@@ -213,7 +214,7 @@ async fn run(
             let cluster = Arc::clone(cluster);
             tokio::task::spawn_local(async move {
                 let mut known = resolve::Known::new();
-                (resolve::resolve(&cluster, &mut known).await, known)
+                (resolve::resolve(&cluster, &mut known).await.0, known)
             })
         })
         .collect();
@@ -271,6 +272,7 @@ async fn run(
         Admin::start(listener, state)
     });
     admin::set_stage(&desk, &counting, Stage::Live);
+    counting.count_start();
     tracing::info!(pid = std::process::id(), base_id = counting.base_id(), "ready");
 
     let workers = Arc::new(workers);
@@ -437,9 +439,12 @@ async fn keep_resolving(
     (mut current, mut endpoints): (Resolved, Endpoints),
     mut known: resolve::Known,
 ) {
+    let stats = counting.cluster(index);
     loop {
         tokio::time::sleep_until(after(cluster.resolve_period_ms)).await;
-        let resolved = resolve::resolve(&cluster, &mut known).await;
+        stats.inc(ClusterScope::UPDATE_ATTEMPT);
+        let (resolved, failed) = resolve::resolve(&cluster, &mut known).await;
+        stats.inc(if failed { ClusterScope::UPDATE_FAILURE } else { ClusterScope::UPDATE_SUCCESS });
         if resolved != current {
             tracing::info!(cluster = cluster.name, endpoints = resolved.len(), "endpoints have changed");
             let counted = counting.endpoints(&cluster, &resolved);

@@ -8,6 +8,7 @@
 mod admin;
 mod admin_dashboard;
 mod admin_fake;
+mod admin_live;
 mod bodies;
 mod counters;
 mod fields;

@@ -71,6 +71,12 @@ impl Builder {
         self
     }
 
+    /// Further arguments.
+    pub(crate) fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
     /// The directory that `{dir}` in the configuration stands for.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -196,6 +202,15 @@ impl Proxy {
         let address = addresses.get(listener).unwrap_or_else(|| {
             panic!("no line tells the address of listener {listener:?}:\n{}", lines.join("\n"));
         });
+        address.parse().unwrap_or_else(|_| panic!("{address:?} is not an address"))
+    }
+
+    /// Address of the admin interface.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let lines = self.log_lines();
+        let line = lines.iter().find(|line| line.contains("admin interface")).expect("the line that tells it");
+        let address = line.split("address=").nth(1).unwrap().trim();
         address.parse().unwrap_or_else(|_| panic!("{address:?} is not an address"))
     }
 
