@@ -112,6 +112,7 @@ fn a_fold_and_its_next_process_do_not_disturb_a_reader() {
             live.segment().fold().unwrap();
             let block = stripe.block(thing);
             block.add(Thing::DONE, 1);
+            crate::fault::point();
             block.add(Thing::DONE, 1);
             drop((block, stripe));
             live

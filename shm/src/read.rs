@@ -40,6 +40,7 @@ impl Core {
     /// `None` if the root was switched meanwhile.
     fn try_snapshot(&self, options: &ReadOptions) -> Option<Snapshot> {
         let root = self.root();
+        crate::fault::point();
         let slots = self.slots();
         let counted = |slot: usize, incarnation: u32| {
             let found = slots.iter().find(|s| s.number == slot && s.incarnation == incarnation)?;
@@ -62,6 +63,7 @@ impl Core {
         let hidden = unowned(self, &directory, &slots).dropped;
         let entities = reader.entities(&sums, true, |number, _| hidden.binary_search(&number).is_err());
         let shares = if options.shares_of.is_empty() { Vec::new() } else { reader.shares(&slots, options) };
+        crate::fault::point();
         fence(Ordering::Acquire);
         if self.peek(header::ROOT) != root {
             return None;

@@ -86,6 +86,7 @@ impl Core {
         let mut cells = Vec::new();
         for frame in self.usable_frames() {
             if let Some(source) = self.frame_owner(frame).and_then(&source) {
+                crate::fault::point();
                 self.sum_frame(directory, frame, source, &mut sums, &mut cells);
             }
         }
