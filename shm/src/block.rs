@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::histogram;
-use crate::layout::index;
+use crate::layout::{LINE, PAGE_WORDS, index};
 use crate::metric::{CounterId, GaugeId, HistogramId, Scope};
 use crate::stripe::{StripeInner, cells_of};
 use crate::sync::{AtomicU64, Ordering};
@@ -69,7 +69,7 @@ impl<S: Scope> Block<S> {
     }
 
     /// Clones of the same block.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn home_count(&self) -> usize {
         Rc::strong_count(&self.home)
     }
@@ -146,7 +146,17 @@ impl<S: Scope> Block<S> {
             page = self.make_page(stripe, id);
         }
         // The cell is in shared memory, so it is not trusted to point into it.
-        if let Some(bucket) = stripe.core().words().get(index(page).wrapping_add(histogram::bucket(value))) {
+        let page = index(page);
+        let Some([touched, buckets @ ..]) = stripe.core().words().get(page..page.wrapping_add(PAGE_WORDS))
+        else {
+            return;
+        };
+        let bucket = histogram::bucket(value);
+        let (before, bit) = (touched.load(Ordering::Relaxed), 1_u64 << (bucket / LINE));
+        if before & bit == 0 {
+            touched.store(before | bit, Ordering::Relaxed);
+        }
+        if let Some(bucket) = buckets.get(bucket) {
             bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }

@@ -1,4 +1,4 @@
-//! Places where a test may end the process, as a signal might.
+//! Places where a test may end the process, as a signal might, and where the model changes threads.
 
 #[cfg(all(test, not(loom)))]
 mod armed {
@@ -28,5 +28,15 @@ mod armed {
 #[cfg(all(test, not(loom)))]
 pub(crate) use armed::{arm, left, point};
 
-#[cfg(any(not(test), loom))]
+/// To loom, every point conflicts with every other, so that it tries them in every order: it would not see that a load
+/// in one thread conflicts with a store in another that loads the same word before it stores.
+#[cfg(all(test, loom))]
+pub(crate) fn point() {
+    loom::lazy_static! {
+        static ref ORDER: loom::sync::atomic::AtomicUsize = loom::sync::atomic::AtomicUsize::new(0);
+    }
+    ORDER.fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+}
+
+#[cfg(not(test))]
 pub(crate) fn point() {}

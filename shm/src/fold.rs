@@ -9,12 +9,11 @@ use crate::arena::Arena;
 use crate::core::Locked;
 use crate::error::SegmentError;
 use crate::frames::{Owner, active_set};
-use crate::histogram::BUCKETS;
-use crate::layout::{MAX_SCHEMAS, RECORD_PAGE, SLOTS, entity_reference, header, included};
+use crate::layout::{LINE, MAX_SCHEMAS, PAGE_WORDS, RECORD_PAGE, SLOTS, entity_reference, header, included};
 use crate::ownership::{Unowned, inherit, unowned};
 use crate::processes::Slot;
 use crate::schema::Cell;
-use crate::sums::{Directory, Source, Sum, Sums};
+use crate::sums::{Buckets, Directory, Source, Sum, Sums};
 use crate::sync::{Ordering, fence};
 
 /// How a new set differs from what it is made of.
@@ -133,19 +132,22 @@ impl Locked<'_> {
 
     /// Makes the buckets of one histogram and returns where they are; 0 if there are none.
     fn build_page(&self, arena: &mut Arena, sum: &Sum, position: usize, build: Build) -> Option<u64> {
-        let mut buckets = [0; BUCKETS];
+        let mut buckets = Buckets::new();
         let mut any = false;
         for page in sum.pages.iter().filter(|page| page.cell == position) {
             any = true;
-            self.add_page(page, &mut buckets, u64::wrapping_add);
+            self.add_page(page, &mut buckets);
         }
         if !any {
             return Some(0);
         }
-        let start = arena.allocate(self, RECORD_PAGE, BUCKETS)?;
-        for (bucket, n) in buckets.iter().enumerate().filter(|(_, n)| **n != 0) {
-            self.store(start + bucket, if build == Build::Negative { n.wrapping_neg() } else { *n });
-        }
+        let start = arena.allocate(self, RECORD_PAGE, PAGE_WORDS)?;
+        let mut touched = 0;
+        buckets.take(|bucket, n| {
+            touched |= 1_u64 << (bucket / LINE);
+            self.store(start + 1 + bucket, if build == Build::Negative { n.wrapping_neg() } else { n });
+        });
+        self.store(start, touched);
         Some(start as u64)
     }
 

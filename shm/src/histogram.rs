@@ -11,6 +11,7 @@ const LINEAR: u64 = 16;
 
 /// The bucket that counts `value`.
 #[must_use]
+#[inline]
 pub const fn bucket(value: u64) -> usize {
     if value < LINEAR {
         #[allow(clippy::cast_possible_truncation)] // below 16

@@ -80,6 +80,12 @@ pub(crate) const FRAME_HEADER: usize = 8;
 /// Words of a record before its cells: what it is, and the number of cells.
 pub(crate) const RECORD_HEADER: usize = 2;
 
+/// Words of the buckets of a histogram: first a bit for each line of eight buckets that is not all zero, which spares
+/// readers the others.
+pub(crate) const PAGE_WORDS: usize = 1 + crate::histogram::BUCKETS;
+/// Buckets that share a bit.
+pub(crate) const LINE: usize = 8;
+
 /// Words of an entity: state, owners, schema, hash, and the labels.
 pub(crate) const ENTITY_WORDS: usize = 32;
 pub(crate) const ENTITY_HEADER: usize = 4;

@@ -68,6 +68,10 @@ pub fn segment_name(base_id: u32) -> String {
 #[cfg(all(test, not(loom)))]
 mod checks;
 
+#[cfg(all(test, loom))]
+#[allow(clippy::unwrap_used)]
+mod model;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,18 +1,18 @@
 //! Reading a segment: every value, summed over everybody who counted, without a lock.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::core::{Core, now_ms};
 use crate::frames::{Owner, active_set};
-use crate::histogram::BUCKETS;
 use crate::layout::{FRAME_BYTES, header, included, lower};
 use crate::metric::Kind;
 use crate::ownership::unowned;
 use crate::processes::Slot;
 use crate::schema::Schema;
 use crate::snapshot::{Entity, HistogramValue, ScopeInfo, Share, Snapshot, Value};
-use crate::sums::{Directory, Source, Sum, Sums};
+use crate::sums::{Buckets, Directory, Source, Sum, Sums};
 use crate::sync::{Ordering, fence};
 
 /// Reads that a fold may spoil before the lock is taken to get one.
@@ -40,6 +40,7 @@ impl Core {
     /// `None` if the root was switched meanwhile.
     fn try_snapshot(&self, options: &ReadOptions) -> Option<Snapshot> {
         let root = self.root();
+        crate::fault::point();
         let slots = self.slots();
         let counted = |slot: usize, incarnation: u32| {
             let found = slots.iter().find(|s| s.number == slot && s.incarnation == incarnation)?;
@@ -53,10 +54,16 @@ impl Core {
             }
             set => (set == active_set(root)).then_some(Source::Set),
         });
-        let mut reader = Reader { core: self, directory: &directory, names: HashMap::new() };
+        let mut reader = Reader {
+            core: self,
+            directory: &directory,
+            names: HashMap::new(),
+            buckets: RefCell::new(Buckets::new()),
+        };
         let hidden = unowned(self, &directory, &slots).dropped;
         let entities = reader.entities(&sums, true, |number, _| hidden.binary_search(&number).is_err());
         let shares = if options.shares_of.is_empty() { Vec::new() } else { reader.shares(&slots, options) };
+        crate::fault::point();
         fence(Ordering::Acquire);
         if self.peek(header::ROOT) != root {
             return None;
@@ -81,6 +88,7 @@ struct Reader<'a> {
     directory: &'a Directory,
     /// What all schemas of a scope have together, by its name.
     names: HashMap<String, Arc<ScopeInfo>>,
+    buckets: RefCell<Buckets>,
 }
 
 impl Reader<'_> {
@@ -169,16 +177,13 @@ impl Reader<'_> {
     }
 
     fn buckets(&self, sum: &Sum, cell: usize) -> Vec<(u16, u64)> {
-        let mut buckets = [0; BUCKETS];
-        let mut any = false;
+        let mut found = Vec::new();
+        let buckets = &mut *self.buckets.borrow_mut();
         for page in sum.pages.iter().filter(|page| page.cell == cell) {
-            any = true;
-            self.core.add_page(page, &mut buckets, u64::wrapping_add);
+            self.core.add_page(page, buckets);
         }
-        if !any {
-            return Vec::new();
-        }
-        (0_u16..).zip(buckets).filter(|(_, n)| *n != 0).collect()
+        buckets.take(|bucket, n| found.extend(u16::try_from(bucket).map(|bucket| (bucket, n))));
+        found
     }
 
     /// What each worker of each live process counted in some scopes.

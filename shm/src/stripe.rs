@@ -9,8 +9,7 @@ use crate::arena::Arena;
 use crate::block::Block;
 use crate::core::Core;
 use crate::frames::Owner;
-use crate::histogram::BUCKETS;
-use crate::layout::{RECORD_HEADER, RECORD_PAGE, entity_of, index};
+use crate::layout::{PAGE_WORDS, RECORD_HEADER, RECORD_PAGE, entity_of, index};
 use crate::member::{EntityId, Joined};
 use crate::metric::{Kind, Scope, cells_before};
 use crate::sync::{Ordering, fence, lock};
@@ -145,12 +144,12 @@ impl StripeInner {
         if let Some(page) = space.pages.pop() {
             // Its old record has changed, and a reader that sees these zeroes sees that.
             fence(Ordering::Release);
-            for bucket in core.range(page, BUCKETS) {
+            for bucket in core.range(page, PAGE_WORDS) {
                 bucket.store(0, Ordering::Relaxed);
             }
             return page as u64;
         }
-        let page = space.arena.allocate(core, RECORD_PAGE, BUCKETS);
+        let page = space.arena.allocate(core, RECORD_PAGE, PAGE_WORDS);
         drop(space);
         page.map_or_else(
             || {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::core::{Core, frame_of};
 use crate::frames::Owner;
 use crate::histogram::BUCKETS;
-use crate::layout::{FRAME_HEADER, FRAME_TABLE, FRAME_WORDS, MAX_SCHEMAS, RECORD_HEADER, entity_of, index};
+use crate::layout::{
+    FRAME_HEADER, FRAME_TABLE, FRAME_WORDS, LINE, MAX_SCHEMAS, PAGE_WORDS, RECORD_HEADER, entity_of, index,
+};
 use crate::schema::{Cell, Schema};
 use crate::sync::{Ordering, fence};
 
@@ -43,6 +45,32 @@ pub(crate) enum Source {
     Process { slot: usize, gauges: bool },
 }
 
+/// Room to add up histograms, one after the other.
+pub(crate) struct Buckets {
+    sums: [u64; BUCKETS],
+    copy: [u64; BUCKETS],
+    touched: u64,
+}
+
+impl Buckets {
+    pub(crate) fn new() -> Self {
+        Self { sums: [0; BUCKETS], copy: [0; BUCKETS], touched: 0 }
+    }
+
+    /// Hands out the buckets that are not zero, and is empty then.
+    pub(crate) fn take(&mut self, mut call: impl FnMut(usize, u64)) {
+        let Self { sums, touched, .. } = self;
+        for_each_line(std::mem::take(touched), |line| {
+            for (bucket, sum) in sums.iter_mut().enumerate().skip(line * LINE).take(LINE) {
+                match std::mem::take(sum) {
+                    0 => {}
+                    n => call(bucket, n),
+                }
+            }
+        });
+    }
+}
+
 impl Core {
     pub(crate) fn directory(&self) -> Directory {
         Directory {
@@ -58,6 +86,7 @@ impl Core {
         let mut cells = Vec::new();
         for frame in self.usable_frames() {
             if let Some(source) = self.frame_owner(frame).and_then(&source) {
+                crate::fault::point();
                 self.sum_frame(directory, frame, source, &mut sums, &mut cells);
             }
         }
@@ -118,17 +147,33 @@ impl Core {
     }
 
     /// Adds the buckets of a page; nothing if its record has been given to another entity.
-    pub(crate) fn add_page(&self, page: &Page, buckets: &mut [u64; BUCKETS], add: impl Fn(u64, u64) -> u64) {
-        let mut copy = [0; BUCKETS];
-        for (copy, bucket) in copy.iter_mut().zip(self.range(page.at, BUCKETS)) {
-            *copy = bucket.load(Ordering::Relaxed);
-        }
+    pub(crate) fn add_page(&self, page: &Page, buckets: &mut Buckets) {
+        let [touched, cells @ ..] = self.range(page.at, PAGE_WORDS) else { return };
+        let touched = touched.load(Ordering::Relaxed);
+        let Buckets { sums, copy, touched: all } = buckets;
+        for_each_line(touched, |line| {
+            let line = line * LINE;
+            for (copy, bucket) in copy[line..line + LINE].iter_mut().zip(cells.iter().skip(line)) {
+                *copy = bucket.load(Ordering::Relaxed);
+            }
+        });
         fence(Ordering::Acquire);
         if self.peek(page.record) == page.reference {
-            for (sum, n) in buckets.iter_mut().zip(copy) {
-                *sum = add(*sum, n);
-            }
+            for_each_line(touched, |line| {
+                for bucket in line * LINE..(line + 1) * LINE {
+                    sums[bucket] = sums[bucket].wrapping_add(copy[bucket]);
+                }
+            });
+            *all |= touched;
         }
+    }
+}
+
+/// Calls for the number of each bit that is set.
+fn for_each_line(mut bits: u64, mut call: impl FnMut(usize)) {
+    while bits != 0 {
+        call(index(u64::from(bits.trailing_zeros())));
+        bits &= bits - 1;
     }
 }
 
@@ -142,7 +187,7 @@ impl Sum {
                 // Only a page in a frame of the same owner is one, and only that is sure to have memory behind it.
                 Cell::Page
                     if *cell != 0
-                        && index(*cell) % FRAME_WORDS <= FRAME_WORDS - BUCKETS
+                        && index(*cell) % FRAME_WORDS + PAGE_WORDS <= FRAME_WORDS
                         && frame_of(*cell) < core.frames
                         && core.peek(FRAME_TABLE + frame_of(*cell)) == page.frame_word =>
                 {
