@@ -246,7 +246,12 @@ fn bodies_and_heads_are_bounded() {
     client.send("POST /healthcheck/ok HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     let _ = client.try_send(format!("20000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x20000)));
     assert_eq!(client.response().status(), 413);
-    assert_eq!(ask(&fake, "GET /ready", &format!("X-Long: {}\r\n", "x".repeat(40_000))).status(), 431);
+    // Not a byte more than is read before the refusal: the rest would reset the connection under the response.
+    let mut head = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nX-Long: ".to_vec();
+    head.resize(32 * 1024, b'x');
+    let mut client = Client::connect(fake.addr());
+    client.send(head);
+    assert_eq!(client.response().status(), 431);
     assert_eq!(fake.told(), ["ok"]);
 }
 

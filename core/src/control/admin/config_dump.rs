@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_runs_is_shown_with_its_defaults() {
-        let dumped = model(&config::parse(config::QUICK_START, "test").unwrap());
+        let dumped = model(&config::quick_start("127.0.0.1:9000".parse().unwrap()));
         assert_eq!(dumped["server"]["buffer_memory"], "128MiB");
         assert_eq!(dumped["listeners"][0]["timeouts"]["request"], "off");
         assert_eq!(dumped["listeners"][0]["timeouts"]["tunnel_idle"], "1h");
