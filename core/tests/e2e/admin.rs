@@ -172,7 +172,6 @@ fn commands_reach_who_carries_them_out() {
         assert!(response.text().starts_with(answer), "{target}: {}", response.text());
         eventually(target, || fake.told().last().is_some_and(|last| last == told));
     }
-    assert_eq!(fake.told().len(), 8);
     assert_eq!(post(&fake, "/logging?level=loud").status(), 400);
     assert_eq!(post(&fake, "/logging").status(), 400);
     assert!(get(&fake, "/logging").text().starts_with("active loggers:\n  ouro: "));
@@ -225,7 +224,7 @@ fn web_pages_in_the_operators_browser_are_refused() {
             assert_eq!(client.response().status(), status);
         },
     );
-    assert_eq!(fake.told().len(), 3);
+    eventually("three commands", || fake.told().len() == 3);
     let mut client = Client::connect(fake.addr());
     client.send("GET /stats HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     let refused = client.response();
@@ -252,7 +251,7 @@ fn bodies_and_heads_are_bounded() {
     let mut client = Client::connect(fake.addr());
     client.send(head);
     assert_eq!(client.response().status(), 431);
-    assert_eq!(fake.told(), ["ok"]);
+    eventually("one command", || fake.told() == ["ok"]);
 }
 
 #[test]
