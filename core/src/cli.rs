@@ -1,13 +1,29 @@
 //! The command line. Names and meanings of the options are Envoy's.
 
+mod rates;
+mod reader;
+mod signals;
+pub mod stats;
+pub mod top;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use crate::server::Options;
+use self::stats::StatsArgs;
+use self::top::TopArgs;
+use crate::server::{Instance, Options};
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const WRONG: u8 = 2;
 
 /// Workers at most: more than any machine has cores, few enough that a mistyped number does no harm.
 const MAX_WORKERS: usize = 1024;
@@ -18,13 +34,20 @@ Examples:
   ouro -c ouro.toml                      serve
   ouro -c ouro.toml --mode validate      show every error of a configuration and exit
   ouro -c ouro.toml --concurrency 2 -l debug
+  ouro stats --used-only                 what the instance with base id 0 has counted
+  ouro top                               the same as a live screen
 
 Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration.";
 
 /// A reverse proxy whose process can be replaced while its connections live on.
-#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "ouro", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// What to do with an instance that is there already; without it, this process becomes one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Configuration file (TOML); without it, a built-in demo runs.
     #[arg(short = 'c', long, value_name = "FILE")]
     pub config_path: Option<PathBuf>,
@@ -37,6 +60,22 @@ pub struct Args {
     #[arg(long)]
     pub cpuset_threads: bool,
 
+    /// Number that tells instances on one machine apart: it names the shared memory with the counters.
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "use_dynamic_base_id")]
+    pub base_id: u32,
+
+    /// Take a base id that nobody uses.
+    #[arg(long)]
+    pub use_dynamic_base_id: bool,
+
+    /// File to write the base id to.
+    #[arg(long, value_name = "FILE")]
+    pub base_id_path: Option<PathBuf>,
+
+    /// File to write the address of the admin interface to, once it listens.
+    #[arg(long, value_name = "FILE")]
+    pub admin_address_path: Option<PathBuf>,
+
     /// What to do.
     #[arg(long, value_enum, default_value_t = Mode::Serve)]
     pub mode: Mode,
@@ -48,6 +87,15 @@ pub struct Args {
     /// File to log to [default: standard error].
     #[arg(long, value_name = "FILE")]
     pub log_path: Option<PathBuf>,
+}
+
+/// What acts on an instance from outside.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Show the statistics of a running, stopped or dead instance.
+    Stats(StatsArgs),
+    /// Watch an instance on a live screen.
+    Top(TopArgs),
 }
 
 /// What to do.
@@ -84,6 +132,15 @@ pub fn parse() -> Args {
     Args::parse()
 }
 
+/// Runs a subcommand.
+#[must_use]
+pub fn run(command: &Command) -> ExitCode {
+    ExitCode::from(match command {
+        Command::Stats(args) => stats::run(args),
+        Command::Top(args) => top::run(args),
+    })
+}
+
 impl Args {
     /// Number of workers to start.
     #[must_use]
@@ -112,6 +169,13 @@ impl From<Args> for Options {
         Self {
             workers: args.workers(),
             worker_cpus: args.worker_cpus(),
+            instance: if args.use_dynamic_base_id {
+                Instance::Dynamic
+            } else {
+                Instance::BaseId(args.base_id)
+            },
+            base_id_path: args.base_id_path,
+            admin_address_path: args.admin_address_path,
             log_level: args.log_level.to_tracing(),
             config_path: args.config_path,
             log_path: args.log_path,
@@ -132,6 +196,12 @@ impl LogLevel {
             Self::Off => None,
         }
     }
+}
+
+/// Says why a subcommand has failed.
+fn fail(error: &str) -> u8 {
+    eprintln!("ouro: {error}");
+    FAILED
 }
 
 fn default_workers() -> usize {
@@ -182,6 +252,25 @@ mod tests {
         assert_eq!((args.mode, args.log_level), (Mode::Validate, LogLevel::Warn));
         assert_eq!(args.log_path, Some(PathBuf::from("o.log")));
         assert_eq!(args.log_level.to_tracing(), Some(tracing::Level::WARN));
+    }
+
+    #[test]
+    fn subcommands_are_read() {
+        let Some(Command::Stats(_)) = parse("stats --base-id 7 --watch --filter ^a").unwrap().command else {
+            panic!("not stats")
+        };
+        let Some(Command::Top(_)) = parse("top --base-id 7 --interval 500ms").unwrap().command else {
+            panic!("not top")
+        };
+        for line in [
+            "stats --filter (",
+            "stats --watch 0",
+            "stats --format xml",
+            "-c o.toml stats",
+            "top --interval 0s",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use ouro::server;
 
 fn main() -> ExitCode {
     let args = cli::parse();
+    if let Some(command) = &args.command {
+        return cli::run(command);
+    }
     match args.mode {
         Mode::Validate => server::validate(args.config_path.as_deref()),
         Mode::Serve => server::serve(&args.into()),

@@ -1,21 +1,53 @@
 //! The shared-memory segment of the Ouro proxy: where counters live on while processes come and go.
 //!
-//! Here will be the segment with its header, the table of processes, the directory of counters, the stripes of
-//! values (one per process and worker, so that each cell has one writer), and the reader that sums them. Today there is
-//! what is fixed for good: the names and versions by which two processes, or a process and a reader, find each other.
+//! A [`Segment`] has a header, a table of processes, a directory of what is counted, and the values: in stripes, one
+//! per process and worker, so that each cell has one writer. A process [joins](Segment::join) the segment, registers
+//! what it counts, and gives each worker a [`Stripe`]; the worker counts in [`Block`]s of cells. A reader takes a
+//! [`Snapshot`], in which everything is summed. When a process is gone, however it ended, its counters are
+//! [folded](Segment::fold) into a set that belongs to nobody. `docs/statistics.md` tells it in full.
 //!
 //! Knows nothing of the proxy: neither what is counted nor why.
 
+// The mapping becomes a slice of words in `memory`, a block keeps the address of its cells; nothing else needs `unsafe`.
+#![allow(unsafe_code)]
+
+mod arena;
 mod block;
+mod core;
+mod directory;
+mod error;
+mod fault;
+mod fold;
+mod frames;
 pub mod histogram;
+mod layout;
+mod lock;
+mod member;
+mod memory;
 mod metric;
+mod object;
+mod ownership;
+mod processes;
+mod read;
+mod schema;
+mod segment;
 mod snapshot;
+mod stripe;
+mod sums;
+mod sync;
 
 pub use block::Block;
+pub use error::SegmentError;
+pub use layout::DEFAULT_SIZE;
+pub use member::{EntityId, Membership};
 pub use metric::{CounterId, GaugeId, HistogramId, Kind, Metric, Scope, Unit, cells_before};
+pub use processes::Joining;
+pub use read::ReadOptions;
+pub use segment::{Segment, SegmentOptions};
 pub use snapshot::{
     Entity, HistogramValue, MetricInfo, Process, ProcessState, ScopeInfo, Share, Snapshot, Value,
 };
+pub use stripe::Stripe;
 
 /// Version of the hot restart as a whole. Processes that differ in it cannot restart into each other.
 pub const HOT_RESTART_VERSION: u32 = 1;
@@ -32,6 +64,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub fn segment_name(base_id: u32) -> String {
     format!("/ouro_{base_id}")
 }
+
+#[cfg(all(test, not(loom)))]
+mod checks;
 
 #[cfg(test)]
 mod tests {

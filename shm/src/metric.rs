@@ -17,6 +17,17 @@ pub enum Kind {
     Histogram,
 }
 
+impl Kind {
+    /// Cells that a metric takes: a histogram has its count, its sum, and where its buckets are.
+    #[must_use]
+    pub const fn cells(self) -> usize {
+        match self {
+            Self::Counter | Self::Gauge => 1,
+            Self::Histogram => 3,
+        }
+    }
+}
+
 /// What a metric's values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
@@ -44,13 +55,10 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// Cells that it takes: a histogram has its count, its sum, and where its buckets are.
+    /// Cells that it takes.
     #[must_use]
     pub const fn cells(&self) -> usize {
-        match self.kind {
-            Kind::Counter | Kind::Gauge => 1,
-            Kind::Histogram => 3,
-        }
+        self.kind.cells()
     }
 }
 

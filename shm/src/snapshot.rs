@@ -12,6 +12,9 @@ pub struct Snapshot {
     pub processes: Vec<Process>,
     /// Entities, ordered by scope and labels.
     pub entities: Vec<Entity>,
+    /// What each worker of each live process counted, for scopes that the reader asked for; see
+    /// [`crate::ReadOptions::shares_of`].
+    pub shares: Vec<Share>,
     /// When the first process of the instance started, Unix time in milliseconds.
     pub first_started_ms: u64,
     /// When this was read, Unix time in milliseconds.
@@ -26,19 +29,6 @@ pub struct Snapshot {
     pub overflows: u64,
     /// Processes that the instance has had so far.
     pub generations: u64,
-    /// What each worker of each process has, for the scopes that the reader asked for.
-    pub shares: Vec<Share>,
-}
-
-/// What one worker of one process has counted.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// Its process.
-    pub pid: u32,
-    /// Number of the worker.
-    pub worker: u32,
-    /// Its part of each entity.
-    pub entities: Vec<Entity>,
 }
 
 impl Snapshot {
@@ -114,6 +104,17 @@ impl Entity {
             _ => 0,
         }
     }
+}
+
+/// What one worker counted itself.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// Process id of its process.
+    pub pid: u32,
+    /// Its number.
+    pub worker: u32,
+    /// Entities that it counts, ordered by scope and labels. Counters are those of this process alone.
+    pub entities: Vec<Entity>,
 }
 
 /// A scope as the segment describes it: the reader need not know it.

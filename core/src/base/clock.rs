@@ -4,6 +4,9 @@
 /// Milliseconds since an arbitrary but fixed point of the monotonic clock.
 pub type Millis = u64;
 
+/// Microseconds on the same clock, for durations that are measured rather than waited for.
+pub type Micros = u64;
+
 /// The time-out that never fires; what `"off"` in the configuration becomes.
 pub const NEVER: Millis = Millis::MAX;
 

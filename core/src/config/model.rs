@@ -40,6 +40,8 @@ pub struct Server {
     pub buffer_memory: usize,
     /// Size of one receive buffer in bytes.
     pub buffer_size: usize,
+    /// Size of the shared segment of counters, bytes; memory is taken as it is needed.
+    pub stats_memory: u64,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_timeout_ms: Millis,
 }

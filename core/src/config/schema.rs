@@ -153,6 +153,14 @@ pub static SERVER: Section = Section {
             "Memory for receive buffers, per worker. It is taken as the load asks for it.",
         ),
         key(
+            "stats_memory",
+            Kind::Size { off: false, min: 16 * 1024 * 1024, max: MAX_SIZE },
+            Default::Value("1GiB"),
+            "Shared memory for counters at most, all workers and processes of the instance together. It is taken as it \
+             is needed: about 1 KiB per cluster and worker, and 4 KiB for each of its three histograms once it is used. \
+             The process that makes the segment decides.",
+        ),
+        key(
             "buffer_size",
             Kind::Size { off: false, min: 4 * 1024, max: 256 * 1024 },
             Default::Value("64KiB"),

@@ -8,10 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
-/// Reopens the log file, after it was moved away.
+/// The log, for those who change it while it runs.
 #[derive(Clone)]
-pub struct LogFile(Option<Arc<Opened>>);
+pub struct LogFile {
+    opened: Option<Arc<Opened>>,
+    level: reload::Handle<LevelFilter, Registry>,
+}
 
 struct Opened {
     path: PathBuf,
@@ -24,11 +30,20 @@ impl LogFile {
     /// # Errors
     /// When that fails; the old file is written on then.
     pub fn reopen(&self) -> io::Result<()> {
-        if let Some(opened) = &self.0 {
+        if let Some(opened) = &self.opened {
             let file = open(&opened.path)?;
             *opened.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
         }
         Ok(())
+    }
+
+    /// Logs so much from now on; `None` for nothing.
+    ///
+    /// # Errors
+    /// When the log is gone, which it is not while the process lives.
+    pub fn set_level(&self, level: Option<tracing::Level>) -> Result<(), String> {
+        let filter = level.map_or(LevelFilter::OFF, LevelFilter::from_level);
+        self.level.reload(filter).map_err(|error| error.to_string())
     }
 }
 
@@ -51,14 +66,21 @@ pub fn start(level: Option<tracing::Level>, path: Option<&Path>) -> io::Result<L
         None => None,
         Some(path) => Some(Arc::new(Opened { path: path.into(), file: Mutex::new(open(path)?) })),
     };
-    let builder = tracing_subscriber::fmt().with_max_level(filter).with_target(false);
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_target(false);
     let done = match &opened {
-        None => builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init(),
-        Some(opened) => builder.with_ansi(false).with_writer(Writer(Arc::clone(opened))).try_init(),
+        None => {
+            let layer = layer.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
+            registry.with(layer).try_init()
+        }
+        Some(opened) => {
+            registry.with(layer.with_ansi(false).with_writer(Writer(Arc::clone(opened)))).try_init()
+        }
     };
     done.map_err(io::Error::other)?;
     ON_STDERR.store(level.is_some() && path.is_none(), Ordering::Relaxed);
-    Ok(LogFile(opened))
+    Ok(LogFile { opened, level: handle })
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -5,13 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ouro_shm::Block;
+
 use super::access_log::LogBuffer;
 use super::http1::Exchange;
+use crate::base::clock::Micros;
 use crate::base::http::Fields;
 use crate::base::random::Random;
 use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
 use crate::ring::Ring;
 use crate::route::RouteTable;
+use crate::stats::{HttpScope, ListenerScope, TcpScope, WorkerScope};
 use crate::upstream::Upstreams;
 
 /// Worker-wide state; one per worker, never shared with another.
@@ -24,6 +28,8 @@ pub struct Context {
     pub random: RefCell<Random>,
     /// The worker is on its way out: connections end as soon as they decently can.
     pub draining: Cell<bool>,
+    /// Clients are told with their next response to come back elsewhere; nothing is closed before that.
+    pub farewell: Cell<bool>,
     /// Access-log lines on their way to the writer.
     pub log: RefCell<LogBuffer>,
     /// Scratch table for the head that is being looked at.
@@ -49,11 +55,17 @@ impl Context {
             upstreams,
             random: RefCell::new(Random::new(seed)),
             draining: Cell::new(false),
+            farewell: Cell::new(false),
             log: RefCell::new(log),
             fields: RefCell::default(),
             spare: RefCell::default(),
             date: RefCell::default(),
         }
+    }
+
+    /// Whether a response that begins now is the last on its connection.
+    pub(super) fn says_farewell(&self) -> bool {
+        self.draining.get() || self.farewell.get()
     }
 
     /// Appends the time as an HTTP date (RFC 9110 section 5.6.7), formatted once a second.
@@ -75,6 +87,8 @@ pub struct HttpService {
     pub listener: Arc<Listener>,
     /// Routes, indexed.
     pub routes: RouteTable,
+    /// Its counters.
+    pub stats: Block<HttpScope>,
 }
 
 impl HttpService {
@@ -95,6 +109,8 @@ impl HttpService {
 pub struct TcpService {
     /// The whole listener.
     pub listener: Arc<Listener>,
+    /// Its counters.
+    pub stats: Block<TcpScope>,
 }
 
 impl TcpService {
@@ -111,45 +127,87 @@ impl TcpService {
     }
 }
 
-/// The right to have one connection open, counted per listener and for the process; given back when dropped.
+/// Lets connections of one listener in, as many as the limits of listener and process allow, and counts them.
+pub struct Gate {
+    /// Connections of the listener, all workers together, and how many there may be.
+    pub listener: (Arc<AtomicUsize>, usize),
+    /// Connections of the process, and how many there may be.
+    pub process: (Arc<AtomicUsize>, usize),
+    /// Connections of this worker.
+    pub open: Rc<Cell<usize>>,
+    /// Counters of the listener.
+    pub stats: Block<ListenerScope>,
+    /// Counters of the worker.
+    pub worker: Block<WorkerScope>,
+    /// The worker's clock.
+    pub ring: Ring,
+}
+
+/// Which limit keeps a connection waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// That of the listener.
+    Listener,
+    /// That of the process.
+    Process,
+}
+
+impl Gate {
+    /// Lets a connection in unless one of the limits is reached.
+    ///
+    /// The two numbers are shared by all workers: one locked instruction each per connection, none per request.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn admit(self: &Rc<Self>) -> Result<Permit, Full> {
+        if self.listener.0.fetch_add(1, Ordering::Relaxed) >= self.listener.1 {
+            self.listener.0.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Listener);
+        }
+        if self.process.0.fetch_add(1, Ordering::Relaxed) >= self.process.1 {
+            self.process.0.fetch_sub(1, Ordering::Relaxed);
+            self.listener.0.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Process);
+        }
+        self.open.set(self.open.get() + 1);
+        self.stats.inc(ListenerScope::CX_TOTAL);
+        self.stats.raise(ListenerScope::CX_ACTIVE, 1);
+        self.worker.raise(WorkerScope::CX_ACTIVE, 1);
+        Ok(Permit { gate: Rc::clone(self), since: self.ring.now_us() })
+    }
+
+    /// Counts that accepting pauses because of a limit.
+    pub fn count_full(&self, full: Full) {
+        self.stats.inc(match full {
+            Full::Listener => ListenerScope::CX_OVERFLOW,
+            Full::Process => ListenerScope::GLOBAL_CX_OVERFLOW,
+        });
+    }
+}
+
+/// The right to have one connection open, given back when dropped.
 pub struct Permit {
-    listener: Arc<AtomicUsize>,
-    process: Arc<AtomicUsize>,
-    worker: Rc<Cell<usize>>,
+    gate: Rc<Gate>,
+    since: Micros,
 }
 
 impl Permit {
-    /// Takes a permit unless one of the limits is reached.
-    ///
-    /// The counters are shared by all workers: one locked instruction each per connection, none per request.
+    /// How long the connection has been open.
     #[must_use]
-    pub fn take(
-        listener: (&Arc<AtomicUsize>, usize),
-        process: (&Arc<AtomicUsize>, usize),
-        worker: &Rc<Cell<usize>>,
-    ) -> Option<Self> {
-        if listener.0.fetch_add(1, Ordering::Relaxed) >= listener.1 {
-            listener.0.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        if process.0.fetch_add(1, Ordering::Relaxed) >= process.1 {
-            process.0.fetch_sub(1, Ordering::Relaxed);
-            listener.0.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        worker.set(worker.get() + 1);
-        Some(Self {
-            listener: Arc::clone(listener.0),
-            process: Arc::clone(process.0),
-            worker: Rc::clone(worker),
-        })
+    pub fn age(&self) -> Micros {
+        self.gate.ring.now_us() - self.since
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.listener.fetch_sub(1, Ordering::Relaxed);
-        self.process.fetch_sub(1, Ordering::Relaxed);
-        self.worker.set(self.worker.get() - 1);
+        let gate = &self.gate;
+        gate.listener.0.fetch_sub(1, Ordering::Relaxed);
+        gate.process.0.fetch_sub(1, Ordering::Relaxed);
+        gate.open.set(gate.open.get() - 1);
+        gate.stats.lower(ListenerScope::CX_ACTIVE, 1);
+        gate.stats.inc(ListenerScope::CX_DESTROY);
+        gate.stats.record(ListenerScope::CX_LENGTH, self.age());
+        gate.worker.lower(WorkerScope::CX_ACTIVE, 1);
     }
 }

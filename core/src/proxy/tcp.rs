@@ -3,20 +3,22 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use ouro_shm::Block;
+
 use super::context::{Context, Permit, TcpService};
 use super::relay::{Direction, Outcome, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
 use crate::ring::{Link, Ring, Socket};
-use crate::upstream::{Cluster, Endpoint, Lease};
+use crate::stats::{ClusterScope, TcpScope};
+use crate::upstream::{Cluster, Connection, Endpoint, Lease};
 
 /// A relayed connection.
 pub struct Tcp {
     context: Rc<Context>,
     service: Rc<TcpService>,
-    // In an `Option` because resetting takes the socket.
-    down: Option<Socket>,
-    up: Option<Socket>,
+    down: Socket,
+    up: Option<Connection>,
     lease: Option<Lease>,
     tried: Vec<Rc<Endpoint>>,
     connecting_since: Millis,
@@ -26,7 +28,7 @@ pub struct Tcp {
     connected: bool,
     upward: Direction,
     downward: Direction,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Tcp {
@@ -34,11 +36,13 @@ impl Tcp {
     #[must_use]
     pub fn new(context: Rc<Context>, service: Rc<TcpService>, down: Socket, permit: Permit) -> Self {
         let now = context.ring.now();
+        service.stats.inc(TcpScope::CX_TOTAL);
+        service.stats.raise(TcpScope::CX_ACTIVE, 1);
         let client = if service.listener.access_log.is_some() { down.peer() } else { None };
         Self {
             context,
             service,
-            down: Some(down),
+            down,
             up: None,
             lease: None,
             tried: Vec::new(),
@@ -48,7 +52,7 @@ impl Tcp {
             connected: false,
             upward: Direction::default(),
             downward: Direction::default(),
-            _permit: permit,
+            permit,
         }
     }
 
@@ -65,28 +69,34 @@ impl Tcp {
                 let expires = deadline(self.connecting_since, cluster.config.connect_timeout_ms);
                 match up.status().link {
                     Link::Connected => {
+                        up.count_established();
                         self.connected = true;
                         return Ok(());
                     }
                     Link::Connecting if now < expires => {
-                        let client_gone = self.down.as_ref().is_none_or(|down| down.status().recv_error != 0);
+                        let client_gone = self.down.status().recv_error != 0;
                         if client_gone {
                             self.log("client gone");
                             return Err(Step::Done);
                         }
                         return Err(Step::Wait(expires));
                     }
-                    Link::Connecting | Link::Failed(_) => self.up = None,
+                    failed => {
+                        up.count_failure(failed == Link::Connecting);
+                        self.up = None;
+                    }
                 }
             }
             if self.tried.len() >= cluster.config.connect_attempts as usize {
+                cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
                 return Err(self.give_up("no endpoint accepted the connection"));
             }
             let Some(lease) = cluster.pick(&self.tried, &mut self.context.random.borrow_mut()) else {
+                cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
                 return Err(self.give_up("no endpoint left to try"));
             };
             self.tried.push(Rc::clone(lease.endpoint()));
-            let Ok(up) = lease.endpoint().connect(&self.context.ring) else {
+            let Ok(up) = lease.endpoint().connect(&self.context.ring, false) else {
                 return Err(self.give_up("no socket could be had"));
             };
             up.attach(self.context.ring.current_task());
@@ -99,9 +109,8 @@ impl Tcp {
     /// The client learns of a failed connect by a reset: a clean close would look like an empty answer.
     fn give_up(&mut self, reason: &str) -> Step {
         tracing::debug!(listener = self.service.listener.name, reason, "connection given up");
-        if let Some(down) = self.down.take() {
-            down.reset();
-        }
+        self.service.stats.inc(TcpScope::CX_NO_ENDPOINT);
+        self.down.reset_at_close();
         self.log(reason);
         Step::Done
     }
@@ -130,21 +139,27 @@ impl Session for Tcp {
         {
             return step;
         }
-        let (Some(down), Some(up)) = (&self.down, &self.up) else { return Step::Done };
-        match pump_both(down, up, &mut self.upward, &mut self.downward) {
+        let (down, Some(up)) = (&self.down, &self.up) else { return Step::Done };
+        let outcome = pump_both(down, up, &mut self.upward, &mut self.downward);
+        count_traffic(&self.service.stats, down);
+        up.count_traffic();
+        match outcome {
             Outcome::Finished => {
                 self.log("finished");
                 Step::Done
             }
             Outcome::Reset => {
                 self.log("reset");
-                self.down.take().into_iter().chain(self.up.take()).for_each(Socket::reset);
+                self.service.stats.inc(TcpScope::CX_RESET);
+                down.reset_at_close();
+                up.reset_at_close();
                 Step::Done
             }
             Outcome::Open => {
                 let idle_since = down.status().activity.max(up.status().activity);
                 let expires = deadline(idle_since, self.service.tcp().idle_timeout_ms);
                 if expires <= self.context.ring.now() {
+                    self.service.stats.inc(TcpScope::IDLE_TIMEOUT);
                     self.log("idle timeout");
                     return Step::Done;
                 }
@@ -159,8 +174,27 @@ impl Session for Tcp {
 
     fn attach(&self) {
         let task = self.context.ring.current_task();
-        for socket in self.down.iter().chain(&self.up) {
+        for socket in std::iter::once(&self.down).chain(self.up.as_deref()) {
             socket.attach(task);
         }
     }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        let stats = &self.service.stats;
+        count_traffic(stats, &self.down);
+        // What was queued and is thrown away now has not been sent after all.
+        stats.add(TcpScope::CX_TX_BYTES, (self.down.status().unsent as u64).wrapping_neg());
+        stats.lower(TcpScope::CX_ACTIVE, 1);
+        stats.inc(TcpScope::CX_DESTROY);
+        stats.record(TcpScope::CX_LENGTH, self.permit.age());
+    }
+}
+
+/// Counts the bytes that have come and gone since the last time.
+fn count_traffic(stats: &Block<TcpScope>, down: &Socket) {
+    let traffic = down.take_traffic();
+    stats.add(TcpScope::CX_RX_BYTES, traffic.received);
+    stats.add(TcpScope::CX_TX_BYTES, traffic.sent);
 }

@@ -18,7 +18,7 @@ use super::kernel::{Completion, Kernel};
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
 use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
-use crate::base::clock::{Millis, NEVER};
+use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
 use crate::base::slots::{SlotId, Slots};
 
@@ -50,6 +50,12 @@ pub struct RingStats {
     pub cut_off: u64,
     /// Enters of the kernel.
     pub enters: u64,
+    /// Operations submitted.
+    pub submissions: u64,
+    /// Completions taken.
+    pub completions: u64,
+    /// Sockets, closing ones included.
+    pub sockets: usize,
     /// Receive buffers published to the kernel or held.
     pub buffers: usize,
     /// Receive buffers held.
@@ -68,6 +74,7 @@ pub(super) struct Driver {
     pub(super) orphans: VecDeque<SlotId>,
     pub(super) orphan_task: TaskId,
     pub(super) now: Millis,
+    pub(super) now_us: Micros,
     pub(super) stats: RingStats,
     dirty: Vec<SlotId>,
     dirty_listeners: Vec<SlotId>,
@@ -106,6 +113,7 @@ impl Driver {
             orphans: VecDeque::new(),
             orphan_task: TaskId::NONE,
             now: 0,
+            now_us: 0,
             stats: RingStats::default(),
             dirty: Vec::new(),
             dirty_listeners: Vec::new(),
@@ -165,13 +173,12 @@ impl Driver {
     }
 
     /// Closes a socket: what is unread or unsent is dropped, what is in flight is stopped and joined first.
-    pub(super) fn close(&mut self, id: SlotId, reset: bool) {
+    pub(super) fn close(&mut self, id: SlotId) {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         if slot.closing {
             return;
         }
         slot.closing = true;
-        slot.reset |= reset;
         slot.task = TaskId::NONE;
         self.links.clear(&mut slot.input);
         let (sending, link) = (slot.sending, slot.link);
@@ -218,7 +225,8 @@ impl Driver {
     pub(super) fn read_clock(&mut self) {
         #[allow(clippy::cast_possible_truncation)] // 2^64 ms are enough
         {
-            self.now = self.start.elapsed().as_millis() as Millis;
+            self.now_us = self.start.elapsed().as_micros() as Micros;
+            self.now = self.now_us / 1000;
         }
     }
 
@@ -259,7 +267,7 @@ impl Driver {
     /// Stops everything, and waits until the kernel has let go of all memory. Says whether it has.
     pub(super) fn drain(&mut self, patience: Duration) -> bool {
         for id in self.sockets.ids().collect::<Vec<_>>() {
-            self.close(id, false);
+            self.close(id);
         }
         for id in self.listeners.ids().collect::<Vec<_>>() {
             self.close_listener(id);
@@ -300,6 +308,7 @@ impl Driver {
             completion_overflows: self.kernel.overflows,
             buffers: self.published,
             buffers_in_use: self.in_use,
+            sockets: self.sockets.len(),
             ..self.stats
         }
     }
@@ -307,6 +316,7 @@ impl Driver {
     // ---- from slot state to submissions ----
 
     fn push(&mut self, entry: &io_uring::squeue::Entry) {
+        self.stats.submissions += 1;
         if let Err(error) = self.kernel.push(entry) {
             // The ring itself is broken: the worker ends with this error at its next turn.
             self.fatal = Some(error);
@@ -421,6 +431,7 @@ impl Driver {
     fn reap(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.reap(&mut completions);
+        self.stats.completions += completions.len() as u64;
         for completion in completions.drain(..) {
             self.complete(completion);
         }
@@ -472,6 +483,10 @@ impl Driver {
                 #[allow(clippy::cast_sign_loss)] // the arm says that it is positive
                 let len = len as usize;
                 slot.activity = self.now;
+                #[allow(clippy::cast_possible_truncation)] // a buffer at most
+                {
+                    slot.received = slot.received.saturating_add(len as u32);
+                }
                 let chunk = self.pool.receive(buffer, len, nobody);
                 if len > limits::COALESCE_BYTES || !self.links.append(&mut slot.input, chunk.as_slice()) {
                     chunk.charge(id);

@@ -43,7 +43,7 @@ use self::driver::{Driver, Listener};
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 pub use self::socket::Link;
-use crate::base::clock::Millis;
+use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
 use crate::base::slots::{SlotId, Slots};
 
@@ -169,6 +169,12 @@ impl Ring {
         self.shared.driver.borrow().now
     }
 
+    /// The time of the current turn in microseconds, for measuring.
+    #[must_use]
+    pub fn now_us(&self) -> Micros {
+        self.shared.driver.borrow().now_us
+    }
+
     /// An empty buffer to write a head into.
     #[must_use]
     pub fn write_buf(&self) -> WriteBuf {
@@ -284,6 +290,15 @@ impl Status {
     }
 }
 
+/// Bytes that a socket has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes queued to be sent; whoever closes the socket subtracts what is still [unsent](Status::unsent) then.
+    pub sent: u64,
+}
+
 /// A stream socket; dropping it closes it, unsent bytes are lost then.
 pub struct Socket {
     ring: Ring,
@@ -362,6 +377,10 @@ impl Socket {
         if let Some(slot) = sockets.get_mut(self.id)
             && slot.send_error == 0
         {
+            #[allow(clippy::cast_possible_truncation)] // a buffer at most
+            {
+                slot.queued = slot.queued.saturating_add(chunk.len() as u32);
+            }
             links.push_back(&mut slot.output, chunk);
             driver.touch(self.id);
         }
@@ -385,7 +404,24 @@ impl Socket {
 
     /// Closes with RST: the peer learns that something was cut off.
     pub fn reset(self) {
-        self.ring.shared.driver.borrow_mut().close(self.id, true);
+        self.reset_at_close();
+    }
+
+    /// Has the connection closed with RST when this is dropped.
+    pub fn reset_at_close(&self) {
+        if let Some(slot) = self.ring.shared.driver.borrow_mut().sockets.get_mut(self.id) {
+            slot.reset = true;
+        }
+    }
+
+    /// The bytes that have come and gone since this was last asked.
+    #[must_use]
+    pub fn take_traffic(&self) -> Traffic {
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        driver.sockets.get_mut(self.id).map_or_else(Traffic::default, |slot| Traffic {
+            received: u64::from(std::mem::take(&mut slot.received)),
+            sent: u64::from(std::mem::take(&mut slot.queued)),
+        })
     }
 
     /// The descriptor, for options and addresses. It stays the socket's.
@@ -403,7 +439,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.ring.shared.driver.borrow_mut().close(self.id, false);
+        self.ring.shared.driver.borrow_mut().close(self.id);
     }
 }
 

@@ -104,6 +104,9 @@ pub(super) struct Slot {
     pub(super) output: Queue,
     /// When a byte last came or went.
     pub(super) activity: Millis,
+    /// Bytes received, and bytes queued to be sent, that nobody has accounted for yet.
+    pub(super) received: u32,
+    pub(super) queued: u32,
 }
 
 impl Slot {
@@ -129,6 +132,8 @@ impl Slot {
             input: Queue::default(),
             output: Queue::default(),
             activity: now,
+            received: 0,
+            queued: 0,
         }
     }
 
@@ -238,6 +243,6 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
     }
 }

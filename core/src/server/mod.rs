@@ -1,25 +1,32 @@
 //! The process: from the command line to running workers, and down again.
 
+mod admin;
+mod counting;
 mod listen;
 mod workers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::admin::{Admin, Desk, EndpointBook};
+use self::counting::Counting;
+pub use self::counting::Instance;
 use self::listen::{Shown, UnixPaths};
 use self::workers::{Event, Workers};
-use crate::config::model::Model;
+use crate::config::model::{Address, Model};
 use crate::config::{self, ConfigErrors};
 use crate::control::access_log::{self, Job};
+use crate::control::admin::{AdminListener, Command, Stage};
 use crate::control::logging::{self, LogFile};
 use crate::control::{demo, resolve};
 use crate::ring::{self, Capabilities};
-use crate::upstream::Resolved;
+use crate::upstream::{Endpoints, Resolved};
 use crate::worker::Message;
 
 /// Done.
@@ -41,6 +48,12 @@ pub struct Options {
     pub workers: usize,
     /// CPU of each worker; empty to pin none.
     pub worker_cpus: Vec<usize>,
+    /// Which instance this process belongs to.
+    pub instance: Instance,
+    /// File to write the base id to.
+    pub base_id_path: Option<PathBuf>,
+    /// File to write the address of the admin interface to.
+    pub admin_address_path: Option<PathBuf>,
     /// How much to log; `None` for nothing.
     pub log_level: Option<tracing::Level>,
     /// File to log to; `None` for standard error.
@@ -106,10 +119,6 @@ fn start(options: &Options) -> u8 {
     for warning in &model.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(admin) = &model.admin {
-        let address = Shown(&admin.address);
-        tracing::warn!(%address, "this version has no admin interface yet: [admin] has no effect");
-    }
     let capabilities = match ring::probe() {
         Ok(capabilities) => capabilities,
         Err(error) => return fail(&error.to_string()),
@@ -126,7 +135,23 @@ fn start(options: &Options) -> u8 {
         workers,
         "starting"
     );
-    tokio_uring::start(run(Arc::new(model), options, log_file, demo_listener, capabilities))
+    let counting = match Counting::start(options, &model) {
+        Ok(counting) => counting,
+        Err(error) => return fail(&format!("the counters cannot be kept: {error}")),
+    };
+    if let Some(path) = &options.base_id_path
+        && let Err(error) = std::fs::write(path, format!("{}\n", counting.base_id()))
+    {
+        return fail(&format!("the base id cannot be written to {}: {error}", path.display()));
+    }
+    tokio_uring::start(run(
+        Arc::new(model),
+        options,
+        log_file,
+        demo_listener,
+        capabilities,
+        Rc::new(counting),
+    ))
 }
 
 fn fail(reason: &str) -> u8 {
@@ -155,6 +180,7 @@ async fn run(
     log_file: LogFile,
     demo_listener: Option<std::net::TcpListener>,
     capabilities: Capabilities,
+    counting: Rc<Counting>,
 ) -> u8 {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -197,10 +223,25 @@ async fn run(
         resolved.push(addresses);
         known.push(names);
     }
+    let admin_listener = match model.admin.as_ref().map(|admin| bind_admin(&admin.address, options)) {
+        None => None,
+        Some(Ok(listener)) => {
+            unix_paths.add(listener.address());
+            Some(listener)
+        }
+        Some(Err(error)) => return fail(&error),
+    };
+    let endpoints: Vec<_> = model
+        .clusters
+        .iter()
+        .zip(&resolved)
+        .map(|(cluster, found)| counting.endpoints(cluster, found))
+        .collect();
     let workers = match Workers::start(
         &model,
         sockets,
-        &resolved,
+        &endpoints,
+        &counting,
         &options.worker_cpus,
         options.workers,
         &jobs,
@@ -220,7 +261,17 @@ async fn run(
     for (listener, address) in model.listeners.iter().zip(&addresses) {
         tracing::info!(listener = listener.name, address = %Shown(address), "listening");
     }
-    tracing::info!(pid = std::process::id(), "ready");
+    let mut desk = Desk::new();
+    let book = EndpointBook::default();
+    for (cluster, endpoints) in endpoints.iter().enumerate() {
+        book.write(cluster, endpoints);
+    }
+    let admin = admin_listener.map(|listener| {
+        let state = admin::state(&desk, &model, options, &addresses, &counting, &book, &capabilities);
+        Admin::start(listener, state)
+    });
+    admin::set_stage(&desk, &counting, Stage::Live);
+    tracing::info!(pid = std::process::id(), base_id = counting.base_id(), "ready");
 
     let workers = Arc::new(workers);
     for (index, cluster) in
@@ -230,13 +281,23 @@ async fn run(
             Arc::clone(&workers),
             Arc::clone(cluster),
             index,
-            resolved[index].clone(),
+            (Rc::clone(&counting), book.clone()),
+            (resolved[index].clone(), endpoints[index].clone()),
             std::mem::take(&mut known[index]),
         ));
     }
-    let code =
-        supervise(&workers, &mut events, &mut signals, &jobs, &log_file, model.server.shutdown_timeout_ms)
-            .await;
+    let mut supervisor = Supervisor {
+        workers: &workers,
+        desk: &mut desk,
+        counting: &counting,
+        jobs: &jobs,
+        log_file: &log_file,
+        shutdown_timeout_ms: model.server.shutdown_timeout_ms,
+    };
+    let code = supervisor.run(&mut events, &mut signals).await;
+    if let Some(admin) = admin {
+        admin.stop().await;
+    }
     let (done, flushed) = tokio::sync::oneshot::channel();
     if jobs.send(Job::Flush(done)).await.is_ok() {
         let _ = tokio::time::timeout(LOG_PATIENCE, flushed).await;
@@ -261,57 +322,99 @@ impl Signals {
     }
 }
 
-/// Waits for the end: of the process by a signal, or of a worker by a fault.
-async fn supervise(
-    workers: &Workers,
-    events: &mut tokio::sync::mpsc::Receiver<Event>,
-    signals: &mut Signals,
-    jobs: &tokio::sync::mpsc::Sender<Job>,
-    log_file: &LogFile,
+/// Binds the admin interface, and says where it is to whoever asked.
+fn bind_admin(address: &Address, options: &Options) -> Result<AdminListener, String> {
+    let listener = AdminListener::bind(address)
+        .map_err(|error| format!("admin interface: cannot listen on {}: {error}", Shown(address)))?;
+    if let Some(path) = &options.admin_address_path {
+        std::fs::write(path, format!("{}\n", Shown(listener.address()))).map_err(|error| {
+            format!("the address of the admin interface cannot be written to {}: {error}", path.display())
+        })?;
+    }
+    Ok(listener)
+}
+
+/// Waits for the end: of the process by a signal or a command, or of a worker by a fault.
+struct Supervisor<'a> {
+    workers: &'a Workers,
+    desk: &'a mut Desk,
+    counting: &'a Counting,
+    jobs: &'a tokio::sync::mpsc::Sender<Job>,
+    log_file: &'a LogFile,
     shutdown_timeout_ms: u64,
-) -> u8 {
-    let mut running = workers.len();
-    let mut code = DONE;
-    let mut stopping = false;
-    let deadline = tokio::time::sleep(Duration::MAX);
-    tokio::pin!(deadline);
-    while running > 0 {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(Event::Ended(Ok(()))) => running -= 1,
-                Some(Event::Ended(Err(error))) => {
-                    running -= 1;
-                    code = fail(&error);
-                    workers.tell(|| Message::Stop);
+}
+
+impl Supervisor<'_> {
+    async fn run(&mut self, events: &mut tokio::sync::mpsc::Receiver<Event>, signals: &mut Signals) -> u8 {
+        let mut running = self.workers.len();
+        let mut code = DONE;
+        let mut stopping = false;
+        let deadline = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(deadline);
+        while running > 0 {
+            let mut stop = false;
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Ended(Ok(()))) => running -= 1,
+                    Some(Event::Ended(Err(error))) => {
+                        running -= 1;
+                        code = fail(&error);
+                        self.workers.tell(|| Message::Stop);
+                    }
+                    Some(Event::Ready) => {}
+                    None => return fail("all workers are gone"),
+                },
+                () = stop_asked(&mut signals.terminate, &mut signals.interrupt) => stop = true,
+                () = &mut deadline, if stopping => {
+                    tracing::warn!("what is still in flight is cut off");
+                    self.workers.tell(|| Message::Stop);
+                    deadline.as_mut().reset(after(u64::MAX));
                 }
-                Some(Event::Ready) => {}
-                None => return fail("all workers are gone"),
-            },
-            () = stop_asked(&mut signals.terminate, &mut signals.interrupt) => {
-                if stopping {
-                    tracing::info!("stopping at once");
-                    workers.tell(|| Message::Stop);
-                } else {
-                    stopping = true;
-                    tracing::info!(timeout_ms = shutdown_timeout_ms, "finishing what is in flight");
-                    workers.tell(|| Message::Drain);
-                    deadline.as_mut().reset(after(shutdown_timeout_ms));
+                _ = signals.reopen.recv() => {
+                    if let Err(error) = self.log_file.reopen() {
+                        tracing::error!(%error, "the log file was not reopened");
+                    }
+                    let _ = self.jobs.send(Job::Reopen).await;
                 }
+                Some(command) = self.desk.commands.recv() => stop = self.obey(command),
             }
-            () = &mut deadline, if stopping => {
-                tracing::warn!("what is still in flight is cut off");
-                workers.tell(|| Message::Stop);
-                deadline.as_mut().reset(after(u64::MAX));
-            }
-            _ = signals.reopen.recv() => {
-                if let Err(error) = log_file.reopen() {
-                    tracing::error!(%error, "the log file was not reopened");
-                }
-                let _ = jobs.send(Job::Reopen).await;
+            if stop && stopping {
+                tracing::info!("stopping at once");
+                self.workers.tell(|| Message::Stop);
+            } else if stop {
+                stopping = true;
+                tracing::info!(timeout_ms = self.shutdown_timeout_ms, "finishing what is in flight");
+                admin::set_stage(self.desk, self.counting, Stage::Draining);
+                self.workers.tell(|| Message::Drain);
+                deadline.as_mut().reset(after(self.shutdown_timeout_ms));
             }
         }
+        code
     }
-    code
+
+    /// Carries out what the admin interface asks for. Says whether the process is to stop.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::DrainListeners { graceful, done } => {
+                self.workers.tell(|| Message::StopAccepting { graceful });
+                admin::set_stage(self.desk, self.counting, Stage::Draining);
+                let _ = done.send(Ok(()));
+            }
+            // The interface has changed what it answers; nothing else depends on it.
+            Command::HealthcheckFail | Command::HealthcheckOk => {}
+            Command::SetLogLevel { level, done } => {
+                let _ = done.send(self.log_file.set_level(level));
+            }
+            Command::ResetCounters { done } => {
+                let segment = self.counting.segment().clone();
+                tokio::task::spawn_blocking(move || {
+                    let _ = done.send(segment.reset_counters().map_err(|error| error.to_string()));
+                });
+            }
+            Command::Quit => return true,
+        }
+        false
+    }
 }
 
 async fn stop_asked(terminate: &mut Signal, interrupt: &mut Signal) {
@@ -330,7 +433,8 @@ async fn keep_resolving(
     workers: Arc<Workers>,
     cluster: Arc<config::model::Cluster>,
     index: usize,
-    mut current: Resolved,
+    (counting, book): (Rc<Counting>, EndpointBook),
+    (mut current, mut endpoints): (Resolved, Endpoints),
     mut known: resolve::Known,
 ) {
     loop {
@@ -338,8 +442,11 @@ async fn keep_resolving(
         let resolved = resolve::resolve(&cluster, &mut known).await;
         if resolved != current {
             tracing::info!(cluster = cluster.name, endpoints = resolved.len(), "endpoints have changed");
-            workers.tell(|| Message::Endpoints(index, resolved.clone()));
-            current = resolved;
+            let counted = counting.endpoints(&cluster, &resolved);
+            workers.tell(|| Message::Endpoints(index, counted.clone()));
+            counting.forget(&endpoints, &counted);
+            book.write(index, &counted);
+            (current, endpoints) = (resolved, counted);
         }
     }
 }

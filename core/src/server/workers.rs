@@ -10,11 +10,12 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
+use super::counting::Counting;
 use crate::config::model::Model;
 use crate::control::access_log::Job;
 use crate::ring::Capabilities;
 use crate::ring::mailbox::{self, Sender};
-use crate::upstream::Resolved;
+use crate::upstream::Endpoints;
 use crate::worker::{Connections, Message, Worker};
 
 /// What a worker reports.
@@ -37,7 +38,8 @@ impl Workers {
     pub(super) fn start(
         model: &Arc<Model>,
         sockets: Vec<Vec<OwnedFd>>,
-        resolved: &[Resolved],
+        endpoints: &[Endpoints],
+        counting: &Counting,
         cpus: &[usize],
         count: usize,
         jobs: &mpsc::Sender<Job>,
@@ -55,7 +57,10 @@ impl Workers {
             let worker = Worker {
                 model: Arc::clone(model),
                 sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
-                resolved: resolved.to_vec(),
+                endpoints: endpoints.to_vec(),
+                index,
+                entities: Arc::clone(counting.entities()),
+                stripe: counting.stripe(index),
                 mailbox,
                 capabilities: capabilities.clone(),
                 connections: Arc::clone(&connections),

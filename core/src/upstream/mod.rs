@@ -3,6 +3,7 @@
 //! Everything here belongs to one worker; nothing is shared, so nothing is locked.
 
 mod balance;
+mod connection;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,14 +15,33 @@ use std::sync::Arc;
 
 use socket2::{Domain, SockAddr, Type};
 
+use ouro_shm::{Block, EntityId, Stripe};
+
 use self::balance::{Candidate, RoundRobin};
+use self::connection::EndpointStats;
+pub use self::connection::{Connection, RequestOutcome};
 use crate::base::clock::{Millis, deadline};
 use crate::base::random::Random;
 use crate::config::model::{self, Address, ClusterIndex};
 use crate::ring::{Link, Ring, Socket, TaskId};
+use crate::stats::{ClusterScope, EndpointScope};
 
 /// Addresses of the endpoints of a cluster, names resolved, with their weights.
 pub type Resolved = Vec<(Address, u32)>;
+
+/// An endpoint as a worker is told of it.
+#[derive(Clone, Debug)]
+pub struct KnownEndpoint {
+    /// Where it is.
+    pub address: Address,
+    /// Share of the traffic, at least 1.
+    pub weight: u32,
+    /// What its counters are filed under.
+    pub entity: EntityId<EndpointScope>,
+}
+
+/// The endpoints of a cluster as a worker is told of them.
+pub type Endpoints = Vec<KnownEndpoint>;
 
 /// All clusters of a worker.
 pub struct Upstreams {
@@ -29,20 +49,31 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// The clusters of a configuration with the addresses known so far.
+    /// The clusters of a configuration with the endpoints known so far.
+    ///
+    /// One worker of a process `counts_members`, that is, says how many endpoints there are.
     ///
     /// # Panics
-    /// If `resolved` has not one entry per cluster.
+    /// If `endpoints` or `entities` has not one entry per cluster.
     #[must_use]
-    pub fn new(clusters: &[Arc<model::Cluster>], resolved: &[Resolved]) -> Self {
-        assert_eq!(clusters.len(), resolved.len());
-        let clusters = clusters.iter().zip(resolved).map(|(config, resolved)| {
+    pub fn new(
+        clusters: &[Arc<model::Cluster>],
+        endpoints: &[Endpoints],
+        entities: &[EntityId<ClusterScope>],
+        stripe: &Rc<Stripe>,
+        counts_members: bool,
+    ) -> Self {
+        assert_eq!((clusters.len(), clusters.len()), (endpoints.len(), entities.len()));
+        let clusters = clusters.iter().zip(endpoints).zip(entities).map(|((config, endpoints), entity)| {
             let cluster = Cluster {
                 config: Arc::clone(config),
+                stats: stripe.block(*entity),
+                stripe: Rc::clone(stripe),
+                counts_members,
                 endpoints: RefCell::default(),
                 round_robin: RefCell::default(),
             };
-            cluster.set_endpoints(resolved);
+            cluster.set_endpoints(endpoints);
             Rc::new(cluster)
         });
         Self { clusters: clusters.collect() }
@@ -60,7 +91,12 @@ impl Upstreams {
         for cluster in &self.clusters {
             for endpoint in cluster.endpoints.borrow().iter() {
                 let expired = |idle: &Idle| deadline(idle.since, cluster.config.idle_timeout_ms) <= now;
-                endpoint.idle.borrow_mut().retain(|idle| !expired(idle) && is_clean(&idle.socket));
+                endpoint.idle.borrow_mut().retain(|idle| {
+                    if expired(idle) {
+                        cluster.stats.inc(ClusterScope::CX_IDLE_TIMEOUT);
+                    }
+                    !expired(idle) && is_clean(&idle.connection)
+                });
             }
         }
     }
@@ -70,6 +106,10 @@ impl Upstreams {
 pub struct Cluster {
     /// Its configuration.
     pub config: Arc<model::Cluster>,
+    /// Its counters.
+    pub stats: Block<ClusterScope>,
+    stripe: Rc<Stripe>,
+    counts_members: bool,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     round_robin: RefCell<RoundRobin>,
 }
@@ -81,11 +121,12 @@ pub struct Endpoint {
     sockaddr: SockAddr,
     weight: Cell<u32>,
     active: Cell<u32>,
+    stats: Rc<EndpointStats>,
     idle: RefCell<VecDeque<Idle>>,
 }
 
 struct Idle {
-    socket: Socket,
+    connection: Connection,
     since: Millis,
     requests: u32,
 }
@@ -93,30 +134,48 @@ struct Idle {
 /// A connection that came from the pool.
 pub struct Pooled {
     /// The connection; nothing unread, nothing unsent.
-    pub socket: Socket,
+    pub connection: Connection,
     /// Requests that it has served.
     pub requests: u32,
 }
 
 impl Cluster {
+    /// The endpoints have been found to be others.
+    pub fn change_endpoints(&self, known: &Endpoints) {
+        if self.counts_members {
+            self.stats.inc(ClusterScope::MEMBERSHIP_CHANGE);
+        }
+        self.set_endpoints(known);
+    }
+
     /// Replaces the endpoints; those that stay keep their connections.
-    pub fn set_endpoints(&self, resolved: &Resolved) {
+    fn set_endpoints(&self, known: &Endpoints) {
         let mut endpoints = self.endpoints.borrow_mut();
-        let old = std::mem::take(&mut *endpoints);
-        for (address, weight) in resolved {
-            let known = old.iter().find(|endpoint| endpoint.address == *address);
-            if let Some(endpoint) = known {
+        let mut old = std::mem::take(&mut *endpoints);
+        for KnownEndpoint { address, weight, entity } in known {
+            if let Some(n) = old.iter().position(|endpoint| endpoint.address == *address) {
+                let endpoint = old.swap_remove(n);
                 endpoint.weight.set(*weight);
-                endpoints.push(Rc::clone(endpoint));
+                endpoints.push(endpoint);
             } else if let Ok(sockaddr) = sockaddr(address) {
+                let own = self.stripe.block(*entity);
                 endpoints.push(Rc::new(Endpoint {
                     address: address.clone(),
                     sockaddr,
                     weight: Cell::new(*weight),
                     active: Cell::new(0),
+                    stats: EndpointStats::new(self.stats.clone(), own, Rc::clone(&self.stripe)),
                     idle: RefCell::default(),
                 }));
             }
+        }
+        for removed in old {
+            removed.stats.is_removed.set(true);
+        }
+        if self.counts_members {
+            let members = endpoints.len() as u64;
+            self.stats.set(ClusterScope::MEMBERSHIP_TOTAL, members);
+            self.stats.set(ClusterScope::MEMBERSHIP_HEALTHY, members);
         }
         *self.round_robin.borrow_mut() = RoundRobin::default();
     }
@@ -146,37 +205,45 @@ impl Cluster {
             }
             let expired = deadline(newest.since, self.config.idle_timeout_ms) <= now;
             let taken = idle.pop_back()?;
-            if !expired && is_clean(&taken.socket) {
-                return Some(Pooled { socket: taken.socket, requests: taken.requests });
+            if expired {
+                self.stats.inc(ClusterScope::CX_IDLE_TIMEOUT);
+            } else if is_clean(&taken.connection) {
+                self.stats.inc(ClusterScope::RQ_POOL_HIT);
+                return Some(Pooled { connection: taken.connection, requests: taken.requests });
             }
         }
         None
     }
 
     /// Puts a connection into the pool, or closes it when it is used up or the pool is full.
-    pub fn checkin(&self, endpoint: &Endpoint, socket: Socket, requests: u32, now: Millis) {
-        if requests >= self.config.requests_per_connection
-            || self.config.max_idle_connections == 0
-            || !is_clean(&socket)
+    pub fn checkin(&self, endpoint: &Endpoint, connection: Connection, requests: u32, now: Millis) {
+        connection.count_traffic();
+        if requests >= self.config.requests_per_connection {
+            self.stats.inc(ClusterScope::CX_MAX_REQUESTS);
+            return;
+        }
+        if self.config.max_idle_connections == 0
+            || !is_clean(&connection)
             || !self.endpoints.borrow().iter().any(|e| std::ptr::eq(&raw const **e, endpoint))
         {
             return;
         }
-        socket.attach(TaskId::NONE);
+        connection.attach(TaskId::NONE);
         let mut idle = endpoint.idle.borrow_mut();
         if idle.len() >= self.config.max_idle_connections {
+            self.stats.inc(ClusterScope::CX_POOL_OVERFLOW);
             idle.pop_front();
         }
-        idle.push_back(Idle { socket, since: now, requests });
+        idle.push_back(Idle { connection, since: now, requests });
     }
 }
 
 impl Endpoint {
-    /// Starts a connection.
+    /// Starts a connection, for HTTP or for bytes.
     ///
     /// # Errors
     /// When no socket can be had.
-    pub fn connect(&self, ring: &Ring) -> io::Result<Socket> {
+    pub fn connect(&self, ring: &Ring, http: bool) -> io::Result<Connection> {
         let (domain, tcp) = match &self.address {
             Address::Ip(SocketAddr::V4(_)) => (Domain::IPV4, true),
             Address::Ip(SocketAddr::V6(_)) => (Domain::IPV6, true),
@@ -189,7 +256,18 @@ impl Endpoint {
         if matches!(&self.address, Address::Ip(address) if address.ip().is_loopback()) {
             use_local_congestion_control(&socket);
         }
-        Ok(ring.connect(OwnedFd::from(socket), &self.sockaddr))
+        let socket = ring.connect(OwnedFd::from(socket), &self.sockaddr);
+        Ok(Connection::new(socket, ring, Rc::clone(&self.stats), http))
+    }
+
+    /// Counts a request that is sent to it. [`end_request`](Self::end_request) must follow.
+    pub fn begin_request(&self) {
+        self.stats.begin_request();
+    }
+
+    /// Counts the end of a request that was sent to it.
+    pub fn end_request(&self, outcome: RequestOutcome) {
+        self.stats.end_request(outcome);
     }
 }
 

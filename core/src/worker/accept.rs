@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use super::Shared;
 use crate::base::clock::{Millis, NEVER};
@@ -11,8 +10,9 @@ use crate::base::limits;
 use crate::config::model::Listener;
 use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
-use crate::proxy::{HttpService, Permit, Session, TcpService, drive};
+use crate::proxy::{Gate, HttpService, Permit, Session, TcpService, drive};
 use crate::ring::Acceptor;
+use crate::stats::ListenerScope;
 
 /// What a listener speaks.
 pub(super) enum Service {
@@ -27,9 +27,7 @@ pub(super) struct Acceptance {
     /// Taken when accepting begins.
     pub(super) socket: Option<OwnedFd>,
     pub(super) service: Service,
-    pub(super) listener_count: Arc<AtomicUsize>,
-    pub(super) process_count: Arc<AtomicUsize>,
-    pub(super) process_limit: usize,
+    pub(super) gate: Rc<Gate>,
 }
 
 impl Acceptance {
@@ -42,7 +40,9 @@ impl Acceptance {
         let mut warned_at: Option<Millis> = None;
         // An accepted connection that waits for a permit.
         let mut waiting: Option<OwnedFd> = None;
-        while !self.shared.context.draining.get() {
+        // The limit that it waits for.
+        let mut full = None;
+        while !self.shared.closed.get() {
             if waiting.is_none() {
                 match acceptor.take() {
                     Some(Ok(fd)) => waiting = Some(fd),
@@ -53,18 +53,26 @@ impl Acceptance {
                             tracing::warn!(listener = self.listener.name, %error, "accepting pauses");
                             warned_at = Some(now);
                         }
+                        self.gate.stats.inc(ListenerScope::ACCEPT_FAILED);
                         paused_at = Some(now);
                     }
                     None => {}
                 }
             }
             if let Some(fd) = waiting.take() {
-                match self.permit() {
-                    Some(permit) => {
+                match self.gate.admit() {
+                    Ok(permit) => {
+                        full = None;
                         self.start(fd, permit);
                         continue;
                     }
-                    None => waiting = Some(fd),
+                    Err(limit) => {
+                        waiting = Some(fd);
+                        if full != Some(limit) {
+                            full = Some(limit);
+                            self.gate.count_full(limit);
+                        }
+                    }
                 }
             }
             if waiting.is_some() || paused_at.is_some() {
@@ -103,21 +111,13 @@ impl Acceptance {
         }
         rest.extend(acceptor.drain_queue());
         for fd in rest {
-            match self.permit() {
-                Some(permit) => self.start(fd, permit),
-                None => {
+            match self.gate.admit() {
+                Ok(permit) => self.start(fd, permit),
+                Err(_) => {
                     tracing::warn!(listener = self.listener.name, "connection limit reached while stopping")
                 }
             }
         }
-    }
-
-    fn permit(&self) -> Option<Permit> {
-        Permit::take(
-            (&self.listener_count, self.listener.max_connections),
-            (&self.process_count, self.process_limit),
-            &self.shared.open,
-        )
     }
 
     fn start(&self, fd: OwnedFd, permit: Permit) {

@@ -12,12 +12,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use ouro_shm::{Block, Stripe};
+
 use crate::base::clock::NEVER;
 use crate::config::model::{ClusterIndex, Model, Protocol};
-use crate::proxy::{Context, Deliver, HttpService, LogBuffer, TcpService};
+use crate::proxy::{Context, Deliver, Gate, HttpService, LogBuffer, TcpService};
 use crate::ring::{Capabilities, Ring, TaskId, mailbox};
 use crate::route::RouteTable;
-use crate::upstream::{Resolved, Upstreams};
+use crate::stats::{Entities, WorkerScope};
+use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
 
@@ -28,7 +31,13 @@ const HOUSEKEEPING_MS: u64 = 500;
 #[derive(Debug)]
 pub enum Message {
     /// The endpoints of a cluster have been resolved anew.
-    Endpoints(ClusterIndex, Resolved),
+    Endpoints(ClusterIndex, Endpoints),
+    /// Accept nothing more, and go on with what there is. `graceful`: clients are told, with the next response on each
+    /// connection, to come back elsewhere.
+    StopAccepting {
+        /// See above.
+        graceful: bool,
+    },
     /// Accept nothing more, end every connection as soon as it decently can, then stop.
     Drain,
     /// Stop now.
@@ -56,8 +65,14 @@ pub struct Worker {
     pub model: Arc<Model>,
     /// A listening socket for each listener of the configuration, in its order.
     pub sockets: Vec<OwnedFd>,
-    /// Addresses of the endpoints of each cluster, as far as they are known.
-    pub resolved: Vec<Resolved>,
+    /// The endpoints of each cluster, as far as they are known.
+    pub endpoints: Vec<Endpoints>,
+    /// Position among the workers of the process.
+    pub index: usize,
+    /// What the counters are filed under.
+    pub entities: Arc<Entities>,
+    /// Where this worker counts.
+    pub stripe: Stripe,
     /// Messages from the server.
     pub mailbox: mailbox::Unbound<Message>,
     /// Counts shared with the other workers.
@@ -78,7 +93,17 @@ impl Worker {
     pub fn run(self, ready: impl FnOnce() + 'static) -> io::Result<()> {
         let server = &self.model.server;
         let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
-        let upstreams = Upstreams::new(&self.model.clusters, &self.resolved);
+        let stripe = Rc::new(self.stripe);
+        let entities = &self.entities;
+        let counts_members = self.index == 0;
+        let upstreams = Upstreams::new(
+            &self.model.clusters,
+            &self.endpoints,
+            &entities.clusters,
+            &stripe,
+            counts_members,
+        );
+        let counted = entities.workers.get(self.index).map_or_else(Block::detached, |id| stripe.block(*id));
         let log = LogBuffer::new(self.deliver_log);
         let shared = Rc::new(Shared {
             context: Rc::new(Context::new(ring.clone(), upstreams, self.seed, log)),
@@ -86,6 +111,8 @@ impl Worker {
             root: Cell::new(TaskId::NONE),
             blocked: RefCell::default(),
             accepting: Cell::new(0),
+            closed: Cell::new(false),
+            stats: counted.clone(),
         });
         let listeners: Vec<_> = self
             .model
@@ -93,28 +120,40 @@ impl Worker {
             .iter()
             .zip(self.sockets)
             .zip(&self.connections.listeners)
-            .map(|((listener, socket), count)| {
+            .zip(&entities.listeners)
+            .map(|(((listener, socket), count), entities)| {
                 let service = match &listener.protocol {
-                    Protocol::Http(http) => {
-                        let routes = RouteTable::new(&http.routes);
-                        Service::Http(Rc::new(HttpService { listener: Arc::clone(listener), routes }))
-                    }
-                    Protocol::Tcp(_) => Service::Tcp(Rc::new(TcpService { listener: Arc::clone(listener) })),
+                    Protocol::Http(http) => Service::Http(Rc::new(HttpService {
+                        listener: Arc::clone(listener),
+                        routes: RouteTable::new(&http.routes),
+                        stats: entities.http.map_or_else(Block::detached, |id| stripe.block(id)),
+                    })),
+                    Protocol::Tcp(_) => Service::Tcp(Rc::new(TcpService {
+                        listener: Arc::clone(listener),
+                        stats: entities.tcp.map_or_else(Block::detached, |id| stripe.block(id)),
+                    })),
+                };
+                let gate = Gate {
+                    listener: (Arc::clone(count), listener.max_connections),
+                    process: (Arc::clone(&self.connections.process), server.max_connections),
+                    open: Rc::clone(&shared.open),
+                    stats: stripe.block(entities.listener),
+                    worker: counted.clone(),
+                    ring: ring.clone(),
                 };
                 Acceptance {
                     shared: Rc::clone(&shared),
                     listener: Arc::clone(listener),
                     socket: Some(socket),
                     service,
-                    listener_count: Arc::clone(count),
-                    process_count: Arc::clone(&self.connections.process),
-                    process_limit: server.max_connections,
+                    gate: Rc::new(gate),
                 }
             })
             .collect();
         let mailbox = self.mailbox;
         let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox, ready));
         shared.context.log.borrow_mut().flush();
+        publish(&counted, &ring);
         tracing::debug!(stats = ?ring.stats(), "the ring has ended");
         result
     }
@@ -130,6 +169,9 @@ struct Shared {
     blocked: RefCell<Vec<TaskId>>,
     /// Accept loops that still run.
     accepting: Cell<usize>,
+    /// Nothing more is accepted.
+    closed: Cell<bool>,
+    stats: Block<WorkerScope>,
 }
 
 impl Shared {
@@ -162,7 +204,7 @@ async fn serve(
     let ring = shared.context.ring.clone();
     shared.root.set(ring.current_task());
     let mailbox = mailbox.bind(&ring, ring.current_task());
-    ring.spawn(keep_house(Rc::clone(&shared.context)));
+    ring.spawn(keep_house(Rc::clone(&shared)));
     shared.accepting.set(listeners.len());
     for listener in listeners {
         ring.spawn(listener.run());
@@ -171,10 +213,16 @@ async fn serve(
     loop {
         while let Some(message) = mailbox.take() {
             match message {
-                Message::Endpoints(cluster, resolved) => {
-                    shared.context.upstreams.cluster(cluster).set_endpoints(&resolved);
+                Message::Endpoints(cluster, endpoints) => {
+                    shared.context.upstreams.cluster(cluster).change_endpoints(&endpoints);
+                }
+                Message::StopAccepting { graceful } => {
+                    shared.closed.set(true);
+                    shared.context.farewell.set(graceful);
+                    ring.wake_all();
                 }
                 Message::Drain => {
+                    shared.closed.set(true);
                     shared.context.draining.set(true);
                     ring.wake_all();
                 }
@@ -189,7 +237,8 @@ async fn serve(
 }
 
 /// Closes pooled connections that expired or to which something happened, and hands over access-log lines.
-async fn keep_house(context: Rc<Context>) {
+async fn keep_house(shared: Rc<Shared>) {
+    let context = &shared.context;
     context.ring.adopt_orphans();
     let mut next = 0;
     loop {
@@ -209,8 +258,23 @@ async fn keep_house(context: Rc<Context>) {
                 );
             }
             drop(log);
+            publish(&shared.stats, &context.ring);
             next = now + HOUSEKEEPING_MS;
         }
         context.ring.wait(next).await;
     }
+}
+
+/// Publishes what the ring counts by itself.
+fn publish(stats: &Block<WorkerScope>, ring: &Ring) {
+    let ring = ring.stats();
+    stats.publish(WorkerScope::ENTERS, ring.enters);
+    stats.publish(WorkerScope::SUBMISSIONS, ring.submissions);
+    stats.publish(WorkerScope::COMPLETIONS, ring.completions);
+    stats.publish(WorkerScope::ENOBUFS, ring.no_buffers);
+    stats.publish(WorkerScope::CQ_OVERFLOW, ring.completion_overflows);
+    stats.publish(WorkerScope::STALLED_CUT_OFF, ring.cut_off);
+    stats.set(WorkerScope::BUFFERS, ring.buffers as u64);
+    stats.set(WorkerScope::BUFFERS_IN_USE, ring.buffers_in_use as u64);
+    stats.set(WorkerScope::SOCKETS, ring.sockets as u64);
 }

@@ -9,6 +9,7 @@ mod admin;
 mod admin_dashboard;
 mod admin_fake;
 mod bodies;
+mod counters;
 mod fields;
 mod harness;
 mod http1;

@@ -56,6 +56,7 @@ fn server(section: &Section<'_>) -> Server {
         max_connections: section.count("max_connections"),
         buffer_memory: section.memory_size("buffer_memory"),
         buffer_size: section.memory_size("buffer_size"),
+        stats_memory: section.memory_size("stats_memory") as u64,
         shutdown_timeout_ms: section.duration("shutdown_timeout"),
     };
     if server.buffer_size == 0 || server.buffer_memory == 0 {

@@ -57,11 +57,12 @@ fn model(of: &Model) -> Value {
 }
 
 fn server(of: &Server) -> Value {
-    let Server { max_connections, buffer_memory, buffer_size, shutdown_timeout_ms } = of;
+    let Server { max_connections, buffer_memory, buffer_size, stats_memory, shutdown_timeout_ms } = of;
     json!({
         "max_connections": count(*max_connections),
         "buffer_memory": size(*buffer_memory as u64),
         "buffer_size": size(*buffer_size as u64),
+        "stats_memory": size(*stats_memory),
         "shutdown_timeout": duration(*shutdown_timeout_ms),
     })
 }

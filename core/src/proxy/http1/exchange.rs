@@ -2,21 +2,25 @@
 
 use std::rc::Rc;
 
+use ouro_shm::Block;
+
 use super::body::{Body, BodyFault, Framing};
 use super::response;
-use crate::base::clock::{Millis, NEVER, deadline};
+use crate::base::clock::{Micros, Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Method, Version};
 use crate::config::model::{HttpListener, Route};
 use crate::proxy::access_log::address_text;
 use crate::proxy::relay::Direction;
 use crate::proxy::{Context, Record};
 use crate::ring::{Chunk, Link, Socket, Status, WriteBuf};
-use crate::upstream::{Cluster, Endpoint, Lease};
+use crate::stats::{ClusterScope, HttpScope, count_response};
+use crate::upstream::{Cluster, Connection, Endpoint, Lease, RequestOutcome};
 
 /// What a session lends its exchange for one call.
 pub(super) struct Env<'a> {
     pub(super) context: &'a Context,
     pub(super) http: &'a HttpListener,
+    pub(super) stats: &'a Block<HttpScope>,
     pub(super) down: &'a Socket,
     pub(super) now: Millis,
 }
@@ -34,6 +38,37 @@ pub(super) enum Progress {
     Fail(u16, &'static str),
     /// Nothing more can be said to the client. `truncated`: the response was cut off in the middle.
     Abort { truncated: bool },
+}
+
+/// How an exchange has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended<'a> {
+    /// Request and response are complete.
+    Complete,
+    /// We have answered ourselves, for this reason.
+    Answered(&'a str),
+    /// The response was broken off.
+    CutOff,
+    /// The client has gone.
+    ClientGone,
+    /// Nothing moved in the tunnel for too long.
+    TunnelIdle,
+    /// One side has reset the tunnel.
+    TunnelReset,
+}
+
+impl Ended<'_> {
+    /// What the access log says; nothing where all went well.
+    pub(super) const fn text(&self) -> &str {
+        match self {
+            Self::Complete => "",
+            Self::Answered(reason) => reason,
+            Self::CutOff => "cut off",
+            Self::ClientGone => "client gone",
+            Self::TunnelIdle => "idle timeout",
+            Self::TunnelReset => "reset",
+        }
+    }
 }
 
 /// Where the response is.
@@ -64,7 +99,7 @@ pub struct Exchange {
     pub(super) cluster: Option<Rc<Cluster>>,
     lease: Option<Lease>,
     tried: Vec<Rc<Endpoint>>,
-    pub(super) up: Option<Socket>,
+    pub(super) up: Option<Connection>,
     upstream: Upstream,
     /// Requests that the upstream connection served before.
     up_requests: u32,
@@ -94,7 +129,13 @@ pub struct Exchange {
     pub(super) up_keep_alive: bool,
     /// The client learns the end of the body from the end of the connection.
     pub(super) until_close: bool,
+    /// Status of the response, or of ours; 0 before it is known.
+    pub(super) status: u16,
+    /// The request was sent, and what became of it is not counted yet.
+    is_sent: bool,
     pub(super) started: Millis,
+    pub(super) started_us: Micros,
+    sent_us: Micros,
     /// When the request was completely passed on.
     pub(super) sent_at: Millis,
     pub(super) request_deadline: Millis,
@@ -128,7 +169,11 @@ impl Default for Exchange {
             informational: 0,
             up_keep_alive: false,
             until_close: false,
+            status: 0,
+            is_sent: false,
             started: 0,
+            started_us: 0,
+            sent_us: 0,
             sent_at: 0,
             request_deadline: NEVER,
             upward: Direction::default(),
@@ -153,7 +198,7 @@ impl Exchange {
                 }
             }
             if let Err(fault) = self.pump_request(env) {
-                return self.request_fault(fault);
+                return self.request_fault(env, fault);
             }
             match self.pump_response(env) {
                 Some(progress) => return progress,
@@ -186,39 +231,51 @@ impl Exchange {
                 let expires = deadline(since, cluster.config.connect_timeout_ms).min(self.request_deadline);
                 match self.up.as_ref().map(|up| up.status().link) {
                     Some(Link::Connected) => {
-                        self.start_sending(env.now);
+                        if let Some(up) = &self.up {
+                            up.count_established();
+                        }
+                        cluster.stats.lower(ClusterScope::RQ_PENDING_ACTIVE, 1);
+                        self.start_sending(env);
                         return Ok(());
                     }
                     Some(Link::Connecting) if env.now < expires => return Err(Progress::Wait(expires)),
                     Some(Link::Connecting) => failure = (504, "Connecting to the upstream took too long."),
                     _ => failure = (502, "The upstream could not be connected to."),
                 }
-                self.up = None;
-                self.upstream = Upstream::None;
+                if let Some(up) = self.up.take() {
+                    up.count_failure(up.status().link == Link::Connecting);
+                }
+                self.end_waiting();
+                cluster.stats.inc(ClusterScope::RQ_PENDING_FAILURE_EJECT);
                 if self.request_deadline <= env.now {
+                    env.stats.inc(HttpScope::RQ_TIMEOUT);
                     return Err(Progress::Fail(504, "The request took too long."));
                 }
             }
             if self.tried.len() >= cluster.config.connect_attempts as usize {
+                cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
                 return Err(Progress::Fail(failure.0, failure.1));
             }
             // A request that failed on a pooled connection is repeated at the same endpoint.
             let again = if self.fresh && self.tried.is_empty() { self.lease.take() } else { None };
             let lease = again.or_else(|| cluster.pick(&self.tried, &mut env.context.random.borrow_mut()));
-            let Some(lease) = lease else { return Err(Progress::Fail(failure.0, failure.1)) };
+            let Some(lease) = lease else {
+                cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
+                return Err(Progress::Fail(failure.0, failure.1));
+            };
             if !self.fresh {
                 let repeatable = self.head.is_some() && self.method.is_idempotent();
                 if let Some(pooled) = cluster.checkout(lease.endpoint(), env.now, repeatable) {
                     self.up_requests = pooled.requests;
-                    pooled.socket.attach(env.context.ring.current_task());
-                    self.up = Some(pooled.socket);
+                    pooled.connection.attach(env.context.ring.current_task());
+                    self.up = Some(pooled.connection);
                     self.lease = Some(lease);
-                    self.start_sending(env.now);
+                    self.start_sending(env);
                     return Ok(());
                 }
             }
             self.tried.push(Rc::clone(lease.endpoint()));
-            let Ok(up) = lease.endpoint().connect(&env.context.ring) else {
+            let Ok(up) = lease.endpoint().connect(&env.context.ring, true) else {
                 return Err(Progress::Fail(503, "The proxy has no socket left to connect with."));
             };
             up.attach(env.context.ring.current_task());
@@ -226,15 +283,64 @@ impl Exchange {
             self.up_requests = 0;
             self.lease = Some(lease);
             self.upstream = Upstream::Connecting(env.now);
+            cluster.stats.inc(ClusterScope::RQ_PENDING_TOTAL);
+            cluster.stats.raise(ClusterScope::RQ_PENDING_ACTIVE, 1);
         }
     }
 
-    fn start_sending(&mut self, now: Millis) {
+    fn start_sending(&mut self, env: &Env<'_>) {
         self.upstream = Upstream::Connected;
-        if let (Some(up), Some(head)) = (&self.up, &self.head) {
-            up.send(head.clone());
-            self.sent_at = now;
+        if let (Some(up), Some(lease)) = (&self.up, &self.lease) {
+            lease.endpoint().begin_request();
+            up.set_busy(true);
+            self.is_sent = true;
+            self.sent_us = env.context.ring.now_us();
+            if let Some(head) = &self.head {
+                up.send(head.clone());
+                self.sent_at = env.now;
+            }
         }
+    }
+
+    /// The request no longer waits for a connection.
+    fn end_waiting(&mut self) {
+        if let (Upstream::Connecting(_), Some(cluster)) = (self.upstream, &self.cluster) {
+            cluster.stats.lower(ClusterScope::RQ_PENDING_ACTIVE, 1);
+        }
+        self.upstream = Upstream::None;
+    }
+
+    /// Counts what became of the request upstream, if it was sent; the first outcome is the one that counts.
+    pub(super) fn end_request(&mut self, outcome: RequestOutcome) {
+        if let (true, Some(lease)) = (self.is_sent, &self.lease) {
+            lease.endpoint().end_request(outcome);
+            self.is_sent = false;
+        }
+    }
+
+    /// Counts a whole response.
+    pub(super) fn end_response(&mut self, env: &Env<'_>) {
+        self.end_request(RequestOutcome::Response(self.status));
+        if let Some(up) = &self.up {
+            up.set_busy(false);
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.stats.record(ClusterScope::RQ_TIME, env.context.ring.now_us() - self.sent_us);
+            cluster.stats.inc(ClusterScope::RQ_COMPLETED);
+            count_response(&cluster.stats, self.status);
+            if self.fresh {
+                cluster.stats.inc(ClusterScope::RQ_RETRY_SUCCESS);
+            }
+        }
+    }
+
+    /// Counts what an exchange that is over, for whatever reason, has not yet counted.
+    pub(super) fn settle(&mut self) {
+        if let (Upstream::Connecting(_), Some(cluster)) = (self.upstream, &self.cluster) {
+            cluster.stats.inc(ClusterScope::RQ_CANCELLED);
+        }
+        self.end_waiting();
+        self.end_request(RequestOutcome::BrokenOff);
     }
 
     fn pump_request(&mut self, env: &Env<'_>) -> Result<(), BodyFault> {
@@ -242,18 +348,25 @@ impl Exchange {
             return Ok(());
         }
         let lead = self.lead.take();
-        self.request.pump(&env.context.ring, env.down, self.up.as_ref(), lead)?;
+        self.request.pump(&env.context.ring, env.down, self.up.as_deref(), lead)?;
         if self.request.done {
             self.sent_at = env.now;
         }
         Ok(())
     }
 
-    fn request_fault(&self, fault: BodyFault) -> Progress {
+    fn request_fault(&self, env: &Env<'_>, fault: BodyFault) -> Progress {
         let (status, reason) = match fault {
-            BodyFault::Bad(error) => (400, error.reason()),
+            BodyFault::Bad(error) => {
+                env.stats.inc(HttpScope::CX_PROTOCOL_ERROR);
+                env.stats.inc(HttpScope::ERROR_BODY);
+                (400, error.reason())
+            }
             BodyFault::TooLarge if self.cluster.is_none() => return Progress::Finished { keep_alive: false },
-            BodyFault::TooLarge => (413, "The request body is larger than this proxy accepts."),
+            BodyFault::TooLarge => {
+                env.stats.inc(HttpScope::RQ_TOO_LARGE);
+                (413, "The request body is larger than this proxy accepts.")
+            }
             BodyFault::Gone => return Progress::Abort { truncated: false },
         };
         if self.has_answered() { Progress::Abort { truncated: true } } else { Progress::Fail(status, reason) }
@@ -270,6 +383,7 @@ impl Exchange {
             let up = self.up.as_ref()?;
             if let Err(fault) = self.response.pump(&env.context.ring, up, Some(env.down), None) {
                 tracing::debug!(?fault, "the upstream broke off its response");
+                self.end_request(RequestOutcome::BrokenByOrigin);
                 return Some(Progress::Abort { truncated: true });
             }
             if self.response.done {
@@ -289,7 +403,11 @@ impl Exchange {
             && self.method.is_idempotent()
             && self.partial.is_empty()
             && self.informational == 0;
+        self.end_request(RequestOutcome::BrokenByOrigin);
         if repeatable {
+            if let Some(cluster) = &self.cluster {
+                cluster.stats.inc(ClusterScope::RQ_RETRY);
+            }
             self.fresh = true;
             self.up = None;
             self.upstream = Upstream::None;
@@ -303,21 +421,28 @@ impl Exchange {
             if self.cluster.is_none() {
                 return self.wait(env);
             }
+            self.end_response(env);
+            env.stats.inc(HttpScope::RQ_RESPONSE_BEFORE_COMPLETE);
             // The origin did not want the rest of the request; neither do we.
             self.up = None;
             return Progress::Finished { keep_alive: false };
         }
-        if let (Some(up), Some(lease), Some(cluster), true) =
-            (self.up.take(), &self.lease, &self.cluster, self.up_keep_alive)
-        {
-            cluster.checkin(lease.endpoint(), up, self.up_requests + 1, env.now);
+        if self.cluster.is_some() {
+            self.end_response(env);
+        }
+        if let (Some(up), Some(lease), Some(cluster)) = (self.up.take(), &self.lease, &self.cluster) {
+            if self.up_keep_alive {
+                cluster.checkin(lease.endpoint(), up, self.up_requests + 1, env.now);
+            } else {
+                cluster.stats.inc(ClusterScope::CX_CLOSE_NOTIFY);
+            }
         }
         Progress::Finished { keep_alive: self.keep_alive && !self.until_close }
     }
 
-    fn wait(&self, env: &Env<'_>) -> Progress {
+    fn wait(&mut self, env: &Env<'_>) -> Progress {
         let down = env.down.status();
-        let up = self.up.as_ref().map(Socket::status);
+        let up = self.up.as_ref().map(|up| up.status());
         let activity = up.map_or(down.activity, |up: Status| up.activity.max(down.activity));
         let awaiting_head = self.request.done && self.response_state == ResponseState::Head;
         let expires = match (&self.cluster, awaiting_head) {
@@ -327,13 +452,17 @@ impl Exchange {
         if self.request_deadline.min(expires) > env.now {
             return Progress::Wait(self.request_deadline.min(expires));
         }
+        let late = self.request_deadline <= env.now;
+        env.stats.inc(if late { HttpScope::RQ_TIMEOUT } else { HttpScope::RQ_IDLE_TIMEOUT });
         if self.has_answered() {
             return Progress::Abort { truncated: true };
         }
-        if self.request_deadline <= env.now {
+        if late {
+            self.end_request(RequestOutcome::TimedOut);
             return Progress::Fail(504, "The request took too long.");
         }
         if awaiting_head || up.is_some_and(|up| up.unsent > 0) {
+            self.end_request(RequestOutcome::TimedOut);
             return Progress::Fail(504, "The upstream took too long to answer.");
         }
         Progress::Fail(408, "The request body did not arrive in time.")
@@ -361,6 +490,7 @@ impl Exchange {
 
     /// Makes it as good as new, keeping what its vectors have allocated.
     pub(super) fn clear(&mut self) {
+        self.settle();
         let mut tried = std::mem::take(&mut self.tried);
         let mut partial = std::mem::take(&mut self.partial);
         tried.clear();

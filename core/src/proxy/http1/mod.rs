@@ -18,7 +18,9 @@ mod response;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use self::exchange::{Env, Progress};
+use ouro_shm::Block;
+
+use self::exchange::{Ended, Env, Progress, ResponseState};
 use super::context::{Context, HttpService, Permit};
 use super::relay::{Outcome, pump_both};
 use super::reply::{self, Reply};
@@ -27,6 +29,7 @@ use crate::base::clock::{Millis, deadline};
 use crate::base::http::{Method, Version};
 use crate::base::limits;
 use crate::ring::{Ring, Socket};
+use crate::stats::{ClusterScope, HTTP_CLASSES, HttpScope, count_class, count_response};
 
 pub use self::exchange::Exchange;
 
@@ -56,8 +59,7 @@ enum Close {
 pub struct Http1 {
     context: Rc<Context>,
     service: Rc<HttpService>,
-    /// `None` only while the session ends: resetting takes the socket.
-    down: Option<Socket>,
+    down: Socket,
     exchange: Option<Box<Exchange>>,
     /// The part of a head that has come so far, where it did not come in one piece.
     partial: Vec<u8>,
@@ -70,7 +72,11 @@ pub struct Http1 {
     lingering: Option<Millis>,
     discarded: u32,
     client: Option<IpAddr>,
-    _permit: Permit,
+    /// The client has ended the connection.
+    remote: bool,
+    /// The connection has ended before a request on it had.
+    ended_within_request: bool,
+    permit: Permit,
 }
 
 impl Http1 {
@@ -78,10 +84,15 @@ impl Http1 {
     #[must_use]
     pub fn new(context: Rc<Context>, service: Rc<HttpService>, down: Socket, permit: Permit) -> Self {
         let since = context.ring.now();
+        let stats = &service.stats;
+        stats.inc(HttpScope::CX_TOTAL);
+        stats.inc(HttpScope::CX_HTTP1_TOTAL);
+        stats.raise(HttpScope::CX_ACTIVE, 1);
+        stats.raise(HttpScope::CX_HTTP1_ACTIVE, 1);
         Self {
             context,
             service,
-            down: Some(down),
+            down,
             exchange: None,
             partial: Vec::new(),
             since,
@@ -91,7 +102,9 @@ impl Http1 {
             lingering: None,
             discarded: 0,
             client: None,
-            _permit: permit,
+            remote: false,
+            ended_within_request: false,
+            permit,
         }
     }
 
@@ -106,46 +119,74 @@ impl Http1 {
     }
 
     fn run_exchange(&mut self) -> Option<Step> {
-        let (Some(mut exchange), Some(down)) = (self.exchange.take(), &self.down) else {
-            return Some(Step::Done);
+        let Some(mut exchange) = self.exchange.take() else { return Some(Step::Done) };
+        let down = &self.down;
+        let env = Env {
+            context: &self.context,
+            http: self.service.http(),
+            stats: &self.service.stats,
+            down,
+            now: self.context.ring.now(),
         };
-        let env =
-            Env { context: &self.context, http: self.service.http(), down, now: self.context.ring.now() };
         match exchange.advance(&env) {
             Progress::Wait(deadline) => {
+                if exchange.response_state == ResponseState::Body {
+                    // A body may take its time; who watches wants to see it come.
+                    count_traffic(&self.service.stats, down);
+                    if let Some(up) = &exchange.up {
+                        up.count_traffic();
+                    }
+                }
                 self.exchange = Some(exchange);
                 return Some(Step::Wait(deadline));
             }
             Progress::Tunnel => {
+                self.service.stats.inc(HttpScope::CX_UPGRADES_TOTAL);
+                self.service.stats.raise(HttpScope::CX_UPGRADES_ACTIVE, 1);
                 self.exchange = Some(exchange);
                 self.phase = Phase::Tunnel;
             }
             Progress::Finished { keep_alive } => {
                 let unfinished = !exchange.request.done;
                 let asked = !exchange.keep_alive || exchange.version == Version::Http10;
-                self.end_exchange(exchange, "");
+                self.end_exchange(exchange, Ended::Complete);
                 if keep_alive {
                     self.phase = Phase::Head;
                     self.since = self.context.ring.now();
                 } else {
                     let limited = self.requests >= self.service.http().limits.requests_per_connection;
-                    let plain = asked && !unfinished && !limited && !self.context.draining.get();
+                    if limited {
+                        self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
+                    }
+                    if self.context.says_farewell() {
+                        self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
+                    }
+                    let plain = asked && !unfinished && !limited && !self.context.says_farewell();
                     self.start_closing(if plain { Close::Plain } else { Close::Linger });
                 }
             }
             Progress::Fail(status, reason) => {
-                let keep_alive = exchange.request.done && exchange.keep_alive && !self.context.draining.get();
+                let keep_alive =
+                    exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
                 let head_only = exchange.method == Method::Head;
                 let version = exchange.version;
+                exchange.settle();
                 exchange.up = None;
-                self.reply_error(status, reason, keep_alive, head_only, version, Some(&mut exchange));
-                self.end_exchange(exchange, reason);
+                if let (500.., Some(cluster)) = (status, &exchange.cluster) {
+                    // Whoever looks at the cluster wants to see what its clients got for want of a response.
+                    cluster.stats.inc(ClusterScope::RQ_COMPLETED);
+                    count_response(&cluster.stats, status);
+                }
+                self.reply_error(status, reason, keep_alive, head_only, version, &mut exchange);
+                self.end_exchange(exchange, Ended::Answered(reason));
                 self.after_reply(keep_alive);
             }
             Progress::Abort { truncated } => {
                 let reset = truncated && exchange.until_close;
-                self.end_exchange(exchange, if truncated { "cut off" } else { "client gone" });
+                self.ended_within_request = true;
+                self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
                 if !truncated {
+                    self.remote = true;
                     return Some(Step::Done);
                 }
                 // What came of the response is still delivered.
@@ -156,31 +197,39 @@ impl Http1 {
     }
 
     fn run_tunnel(&mut self) -> Option<Step> {
-        let (Some(exchange), Some(down)) = (&mut self.exchange, &self.down) else { return Some(Step::Done) };
+        let Some(exchange) = &mut self.exchange else { return Some(Step::Done) };
+        let down = &self.down;
         let Exchange { up: Some(up), upward, downward, .. } = &mut **exchange else {
             return Some(Step::Done);
         };
         let outcome = pump_both(down, up, upward, downward);
+        count_traffic(&self.service.stats, down);
+        up.count_traffic();
         let idle_since = down.status().activity.max(up.status().activity);
         let expires = deadline(idle_since, self.service.http().timeouts.tunnel_idle_ms);
-        let text = match outcome {
+        let ended = match outcome {
             Outcome::Open if expires > self.context.ring.now() => return Some(Step::Wait(expires)),
-            Outcome::Open => "idle timeout",
-            Outcome::Finished => "",
-            Outcome::Reset => "reset",
-        };
-        if let Some(mut exchange) = self.exchange.take() {
-            let up = exchange.up.take();
-            self.end_exchange(exchange, text);
-            if outcome == Outcome::Reset {
-                self.down.take().into_iter().chain(up).for_each(Socket::reset);
+            Outcome::Open => {
+                self.service.stats.inc(HttpScope::CX_IDLE_TIMEOUT);
+                Ended::TunnelIdle
             }
+            Outcome::Finished => Ended::Complete,
+            Outcome::Reset => {
+                down.reset_at_close();
+                up.reset_at_close();
+                Ended::TunnelReset
+            }
+        };
+        self.remote = down.status().eof || down.status().recv_error != 0;
+        self.service.stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);
+        if let Some(exchange) = self.exchange.take() {
+            self.end_exchange(exchange, ended);
         }
         Some(Step::Done)
     }
 
     fn run_closing(&mut self) -> Option<Step> {
-        let Some(down) = &self.down else { return Some(Step::Done) };
+        let down = &self.down;
         let now = self.context.ring.now();
         let status = down.status();
         if status.send_error != 0 || status.recv_error != 0 {
@@ -198,9 +247,7 @@ impl Http1 {
         match self.close {
             Close::Plain if status.unread == 0 => return Some(Step::Done),
             Close::Reset => {
-                if let Some(down) = self.down.take() {
-                    down.reset();
-                }
+                down.reset_at_close();
                 return Some(Step::Done);
             }
             Close::Plain | Close::Linger => {}
@@ -245,10 +292,11 @@ impl Http1 {
         keep_alive: bool,
         head_only: bool,
         version: Version,
-        exchange: Option<&mut Exchange>,
+        exchange: &mut Exchange,
     ) {
         let body = reply::error_body(status, reason);
-        if let Some(record) = exchange.and_then(|e| e.record.as_mut()) {
+        exchange.status = status;
+        if let Some(record) = &mut exchange.record {
             record.status = status;
             record.response_bytes = if head_only { 0 } else { body.len() as u64 };
         }
@@ -265,15 +313,33 @@ impl Http1 {
     }
 
     fn send_reply(&self, reply: &Reply<'_>) {
-        let Some(down) = &self.down else { return };
         let mut buf = self.context.ring.write_buf();
         reply::write(&mut buf.bytes, &self.context, reply, &self.service.http().response_headers);
-        down.send(buf.freeze());
+        self.down.send(buf.freeze());
     }
 
-    fn end_exchange(&self, mut exchange: Box<Exchange>, outcome: &str) {
+    /// A request has begun.
+    fn count_request(&self, exchange: &mut Exchange) {
+        exchange.started_us = self.context.ring.now_us();
+        let stats = &self.service.stats;
+        stats.inc(HttpScope::RQ_TOTAL);
+        stats.inc(HttpScope::RQ_HTTP1_TOTAL);
+        stats.raise(HttpScope::RQ_ACTIVE, 1);
+    }
+
+    fn end_exchange(&self, mut exchange: Box<Exchange>, ended: Ended<'_>) {
+        let stats = &self.service.stats;
+        stats.lower(HttpScope::RQ_ACTIVE, 1);
+        stats.record(HttpScope::RQ_TIME, self.context.ring.now_us() - exchange.started_us);
+        count_class(stats, &HTTP_CLASSES, exchange.status);
+        stats.inc(match ended {
+            Ended::CutOff => HttpScope::RQ_TX_RESET,
+            Ended::ClientGone => HttpScope::RQ_RX_RESET,
+            _ => HttpScope::RQ_COMPLETED,
+        });
+        count_traffic(stats, &self.down);
         if let Some(log) = &self.service.listener.access_log
-            && let Some(record) = exchange.complete_record(self.context.ring.now(), outcome)
+            && let Some(record) = exchange.complete_record(self.context.ring.now(), ended.text())
         {
             self.context.log.borrow_mut().push(log, &record);
         }
@@ -300,9 +366,49 @@ impl Session for Http1 {
 
     fn attach(&self) {
         let task = self.context.ring.current_task();
-        let up = self.exchange.as_ref().and_then(|exchange| exchange.up.as_ref());
-        for socket in self.down.iter().chain(up) {
+        let up = self.exchange.as_ref().and_then(|exchange| exchange.up.as_deref());
+        for socket in std::iter::once(&self.down).chain(up) {
             socket.attach(task);
         }
     }
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        let stats = &self.service.stats;
+        stats.lower(HttpScope::CX_ACTIVE, 1);
+        stats.lower(HttpScope::CX_HTTP1_ACTIVE, 1);
+        stats.inc(HttpScope::CX_DESTROY);
+        let remote = self.remote;
+        stats.inc(if remote { HttpScope::CX_DESTROY_REMOTE } else { HttpScope::CX_DESTROY_LOCAL });
+        stats.record(HttpScope::CX_LENGTH, self.permit.age());
+        if let Some(exchange) = &mut self.exchange {
+            // Only a forced stop ends a session in the middle of an exchange.
+            exchange.settle();
+            stats.lower(HttpScope::RQ_ACTIVE, 1);
+            if self.phase == Phase::Tunnel {
+                stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);
+            } else {
+                stats.inc(HttpScope::RQ_TX_RESET);
+            }
+        }
+        if self.exchange.is_some() || self.ended_within_request {
+            stats.inc(HttpScope::CX_DESTROY_ACTIVE_RQ);
+            stats.inc(if remote {
+                HttpScope::CX_DESTROY_REMOTE_ACTIVE_RQ
+            } else {
+                HttpScope::CX_DESTROY_LOCAL_ACTIVE_RQ
+            });
+        }
+        count_traffic(stats, &self.down);
+        // What was queued and is thrown away now has not been sent after all.
+        stats.add(HttpScope::CX_TX_BYTES, (self.down.status().unsent as u64).wrapping_neg());
+    }
+}
+
+/// Counts the bytes that have come and gone since the last time.
+fn count_traffic(stats: &Block<HttpScope>, down: &Socket) {
+    let traffic = down.take_traffic();
+    stats.add(HttpScope::CX_RX_BYTES, traffic.received);
+    stats.add(HttpScope::CX_TX_BYTES, traffic.sent);
 }

@@ -1,18 +1,19 @@
 //! The head of a request: read from the client, checked, routed; then an exchange begins or we answer ourselves.
 
 use super::body::{Body, Framing};
-use super::exchange::{Exchange, ResponseState};
+use super::exchange::{Ended, Exchange, ResponseState};
 use super::{Close, Http1, Phase};
 use crate::base::clock::{Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::base::limits;
 use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
-use crate::h1::{self, HeadLimits, Parsed, RequestError};
+use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
 use crate::proxy::headers::{Received, RequestRules, write_request};
 use crate::proxy::reply::Reply;
 use crate::proxy::{Record, Step};
 use crate::ring::Chunk;
 use crate::route::{self, RouteQuery};
+use crate::stats::HttpScope;
 
 /// A request body that nobody wants is read up to this size, so that the connection can go on.
 const DISCARD_BYTES: u64 = 64 * 1024;
@@ -20,7 +21,7 @@ const DISCARD_BYTES: u64 = 64 * 1024;
 impl Http1 {
     pub(super) fn read_head(&mut self) -> Option<Step> {
         loop {
-            let down = self.down.as_ref()?;
+            let down = &self.down;
             let status = down.status();
             if status.unsent >= limits::SEND_HIGH_WATER_BYTES
                 && status.send_error == 0
@@ -37,6 +38,7 @@ impl Http1 {
                 Err(error) => {
                     drop(fields);
                     tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
+                    self.count_refusal(error);
                     self.refuse(error.status(), error.reason());
                     return None;
                 }
@@ -52,24 +54,27 @@ impl Http1 {
             return Some(Step::Done);
         }
         #[allow(clippy::cast_possible_truncation)] // a small constant
-        self.down.as_ref()?.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
+        self.down.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
         Some(Step::Wait(expires))
     }
 
     /// Nothing to read: waits, or ends the connection.
     fn await_head(&mut self) -> Option<Step> {
-        let down = self.down.as_ref()?;
+        let down = &self.down;
         let status = down.status();
         if status.recv_error != 0 || status.send_error != 0 {
+            self.remote = true;
             return Some(Step::Done);
         }
         if status.eof {
+            self.remote = true;
             // Whatever was begun is not going to be completed; replies on their way are delivered.
             self.start_closing(Close::Plain);
             return if status.unsent > 0 { None } else { Some(Step::Done) };
         }
         let begun = !self.partial.is_empty();
         if self.context.draining.get() && !begun {
+            self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
             self.start_closing(Close::Linger);
             return None;
         }
@@ -80,8 +85,10 @@ impl Http1 {
             return Some(Step::Wait(expires));
         }
         if begun {
+            self.service.stats.inc(HttpScope::RQ_HEADER_TIMEOUT);
             self.refuse(408, "The request head did not arrive in time.");
         } else {
+            self.service.stats.inc(HttpScope::CX_IDLE_TIMEOUT);
             self.start_closing(if idle { Close::Linger } else { Close::Plain });
         }
         None
@@ -90,6 +97,7 @@ impl Http1 {
     /// Answers to something that is no request, and closes.
     fn refuse(&mut self, status: u16, reason: &str) {
         let mut exchange = Exchange::default();
+        self.count_request(&mut exchange);
         if self.service.listener.access_log.is_some() {
             self.learn_client();
             exchange.started = self.since;
@@ -100,9 +108,47 @@ impl Http1 {
                 ..Record::default()
             }));
         }
-        self.reply_error(status, reason, false, false, Version::Http11, Some(&mut exchange));
-        self.end_exchange(Box::new(exchange), reason);
+        self.reply_error(status, reason, false, false, Version::Http11, &mut exchange);
+        self.end_exchange(Box::new(exchange), Ended::Answered(reason));
         self.start_closing(Close::Linger);
+    }
+
+    fn count_refusal(&self, error: RequestError) {
+        use RequestError as E;
+        let stats = &self.service.stats;
+        stats.inc(HttpScope::CX_PROTOCOL_ERROR);
+        stats.inc(match error {
+            E::Head(HeadError::TooLarge | HeadError::TooManyFields) | E::TargetTooLong => {
+                HttpScope::ERROR_HEAD_SIZE
+            }
+            E::Head(
+                HeadError::BadContentLength
+                | HeadError::RepeatedContentLength
+                | HeadError::LengthWithTransferEncoding
+                | HeadError::RepeatedTransferEncoding
+                | HeadError::BadTransferEncoding
+                | HeadError::ChunkedNotLast
+                | HeadError::TransferEncodingInHttp10,
+            )
+            | E::TraceWithBody => HttpScope::ERROR_FRAMING,
+            E::Head(HeadError::UnknownTransferCoding) | E::Connect | E::UnknownExpectation => {
+                HttpScope::ERROR_UNSUPPORTED
+            }
+            E::Head(_) => HttpScope::ERROR_FIELD,
+            E::TlsHandshake => HttpScope::ERROR_TLS,
+            E::TooManyEmptyLines
+            | E::BadRequestLine
+            | E::BadMethod
+            | E::MethodTooLong
+            | E::MissingVersion
+            | E::UnsupportedVersion => HttpScope::ERROR_LINE,
+            E::BadTarget
+            | E::FragmentInTarget
+            | E::BadTargetForm
+            | E::AsteriskTarget
+            | E::BadTargetAuthority => HttpScope::ERROR_TARGET,
+            E::MissingHost | E::RepeatedHost | E::BadHost => HttpScope::ERROR_HOST,
+        });
     }
 
     /// Looks for a complete head in what has come. Says whether there was one, and if so has acted on it.
@@ -113,9 +159,7 @@ impl Http1 {
             return match h1::parse_request(chunk.as_slice(), bounds, fields)? {
                 Parsed::Complete { head, len } => {
                     let bytes = chunk.split_to(len);
-                    if let Some(down) = &self.down {
-                        down.unread(chunk);
-                    }
+                    self.down.unread(chunk);
                     self.begin(&head, Received { bytes: bytes.as_slice(), fields });
                     Ok(true)
                 }
@@ -136,9 +180,7 @@ impl Http1 {
         match h1::parse_request(&self.partial, bounds, fields)? {
             Parsed::Complete { head, len } => {
                 chunk.advance(len - known);
-                if let Some(down) = &self.down {
-                    down.unread(chunk);
-                }
+                self.down.unread(chunk);
                 let partial = std::mem::take(&mut self.partial);
                 self.begin(&head, Received { bytes: &partial[..len], fields });
                 Ok(true)
@@ -152,13 +194,14 @@ impl Http1 {
         self.requests = self.requests.saturating_add(1);
         let service = std::rc::Rc::clone(&self.service);
         let http = service.http();
-        let last = self.requests >= http.limits.requests_per_connection || self.context.draining.get();
+        let last = self.requests >= http.limits.requests_per_connection || self.context.says_farewell();
         let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !last;
         exchange.expect_continue = head.expect_continue;
         exchange.started = self.context.ring.now();
+        self.count_request(&mut exchange);
         if http.forwarding.x_forwarded_for != ForwardedFor::Off || service.listener.access_log.is_some() {
             self.learn_client();
         }
@@ -177,6 +220,7 @@ impl Http1 {
         if let BodyLength::Known(length) = head.body
             && length > http.limits.body_size
         {
+            service.stats.inc(HttpScope::RQ_TOO_LARGE);
             return self.answer(exchange, head, 413, "The request body is larger than this proxy accepts.");
         }
         let query = RouteQuery {
@@ -188,6 +232,7 @@ impl Http1 {
         };
         let position = service.routes.position(&http.routes, &query);
         let Some((position, route)) = position.and_then(|n| Some((n, http.routes.get(n)?))) else {
+            service.stats.inc(HttpScope::NO_ROUTE);
             return self.answer(exchange, head, 404, "No route of this proxy matches the request.");
         };
         #[allow(clippy::cast_possible_truncation)] // a configuration does not have 2^32 routes
@@ -197,6 +242,7 @@ impl Http1 {
         match &route.action {
             RouteAction::Forward(forward) => self.forward(exchange, head, received, route, forward, path),
             RouteAction::Respond(respond) => {
+                service.stats.inc(HttpScope::RQ_DIRECT_RESPONSE);
                 self.answer_with(exchange, head, |reply| {
                     reply.edits = Some(&route.response_headers);
                     reply.status = respond.status;
@@ -205,6 +251,7 @@ impl Http1 {
                 });
             }
             RouteAction::Redirect(redirect) => {
+                service.stats.inc(HttpScope::RQ_REDIRECT);
                 let mut location = Vec::new();
                 route::redirect_location(route, redirect, "http", query.host, path, &mut location);
                 self.answer_with(exchange, head, |reply| {
@@ -226,6 +273,7 @@ impl Http1 {
         path: &[u8],
     ) {
         let http = self.service.http();
+        self.service.stats.inc(HttpScope::RQ_ROUTED);
         let mut random = self.context.random.borrow_mut();
         let cluster =
             std::rc::Rc::clone(self.context.upstreams.cluster(route::pick_cluster(forward, &mut random)));
@@ -279,7 +327,7 @@ impl Http1 {
         exchange.keep_alive &= status != 413;
         let keep_alive = self.prepare_discard(&mut exchange, head);
         let head_only = head.method == Method::Head;
-        self.reply_error(status, reason, keep_alive, head_only, head.version, Some(&mut exchange));
+        self.reply_error(status, reason, keep_alive, head_only, head.version, &mut exchange);
         self.after_answer(exchange, keep_alive);
     }
 
@@ -302,6 +350,7 @@ impl Http1 {
             version: head.version,
         };
         fill(&mut reply);
+        exchange.status = reply.status;
         if let Some(record) = &mut exchange.record {
             record.status = reply.status;
             record.response_bytes = if reply.head_only { 0 } else { reply.body.len() as u64 };
@@ -321,7 +370,7 @@ impl Http1 {
         exchange.request_deadline = NEVER;
         exchange.response_state = ResponseState::Done;
         exchange.keep_alive
-            && !self.context.draining.get()
+            && !self.context.says_farewell()
             && (exchange.request.done || (small && !head.expect_continue))
     }
 
@@ -334,9 +383,9 @@ impl Http1 {
         }
         // The client has asked to close and has said all it had to say: nothing to linger for.
         let plain = !exchange.keep_alive && exchange.request.done;
-        self.end_exchange(exchange, "");
+        self.end_exchange(exchange, Ended::Complete);
         self.after_reply(keep_alive);
-        if plain && !self.context.draining.get() {
+        if plain && !self.context.says_farewell() {
             self.start_closing(Close::Plain);
         }
     }
@@ -344,7 +393,7 @@ impl Http1 {
     /// Asks for the client's address, once per connection.
     fn learn_client(&mut self) {
         if self.client.is_none() {
-            self.client = self.down.as_ref().and_then(crate::ring::Socket::peer).map(|peer| peer.ip());
+            self.client = self.down.peer().map(|peer| peer.ip());
         }
     }
 

@@ -7,6 +7,8 @@ use crate::base::limits;
 use crate::h1::{self, HeadLimits, Parsed};
 use crate::proxy::headers::{NO_EDITS, Received, ResponseRules, write_response};
 use crate::ring::{Chunk, Socket};
+use crate::stats::{ClusterScope, HttpScope, count_response};
+use crate::upstream::RequestOutcome;
 
 /// Reads as many heads as have come, informational ones first. `None` when there is nothing more to do with heads.
 pub(super) fn read_head(exchange: &mut Exchange, env: &Env<'_>) -> Option<Progress> {
@@ -28,6 +30,10 @@ pub(super) fn read_head(exchange: &mut Exchange, env: &Env<'_>) -> Option<Progre
             Ok(None) => {}
             Err(reason) => {
                 tracing::debug!(reason, "the upstream's response was refused");
+                if let Some(cluster) = &exchange.cluster {
+                    cluster.stats.inc(ClusterScope::CX_PROTOCOL_ERROR);
+                }
+                exchange.end_request(RequestOutcome::BrokenByOrigin);
                 return Some(Progress::Fail(502, "The upstream sent a response that breaks the protocol."));
             }
         }
@@ -50,7 +56,7 @@ fn read_one(
         match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
             Ok(Parsed::Complete { head, len }) => {
                 let bytes = chunk.split_to(len);
-                unread(exchange.up.as_ref(), chunk);
+                unread(exchange.up.as_deref(), chunk);
                 let received = Received { bytes: bytes.as_slice(), fields: &fields };
                 return take_head(exchange, env, &head, received);
             }
@@ -65,7 +71,7 @@ fn read_one(
     match h1::parse_response(&partial, exchange.method, bounds, &mut fields) {
         Ok(Parsed::Complete { head, len }) => {
             chunk.advance(len - known);
-            unread(exchange.up.as_ref(), chunk);
+            unread(exchange.up.as_deref(), chunk);
             let received = Received { bytes: &partial[..len], fields: &fields };
             take_head(exchange, env, &head, received)
         }
@@ -107,11 +113,12 @@ fn take_head(
     let streams =
         (200..300).contains(&head.status) && (exchange.request.bytes > 0 || !exchange.expect_continue);
     exchange.keep_alive &=
-        (exchange.request.done || streams) && !exchange.until_close && !env.context.draining.get();
+        (exchange.request.done || streams) && !exchange.until_close && !env.context.says_farewell();
     exchange.up_keep_alive = head.keep_alive;
     exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX).wait_for_body();
     exchange.response_state = ResponseState::Body;
     exchange.head = None;
+    exchange.status = head.status;
     if let Some(record) = &mut exchange.record {
         record.status = head.status;
     }
@@ -150,7 +157,11 @@ fn inform(
     if exchange.informational > limits::INFORMATIONAL_RESPONSES {
         return Err("too many informational responses");
     }
+    if let Some(cluster) = &exchange.cluster {
+        count_response(&cluster.stats, head.status);
+    }
     if exchange.version == Version::Http11 {
+        env.stats.inc(HttpScope::RQ_1XX);
         send_head(exchange, env, head, received, None);
     }
     Ok(None)
@@ -169,6 +180,8 @@ fn switch_protocol(
         return Err("101 to another protocol than was asked for");
     }
     exchange.response_state = ResponseState::Done;
+    exchange.status = 101;
+    exchange.end_response(env);
     if let Some(record) = &mut exchange.record {
         record.status = 101;
     }

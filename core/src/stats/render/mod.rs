@@ -28,7 +28,8 @@ pub struct Options {
 
 impl Options {
     /// Whether a metric is shown. `prefix` is what [`push_prefix`] made of the entity; `name` is scratch space.
-    fn shows(&self, prefix: &str, metric: &str, value: &Value, name: &mut String) -> bool {
+    #[must_use]
+    pub fn shows(&self, prefix: &str, metric: &str, value: &Value, name: &mut String) -> bool {
         if self.used_only && !is_used(value) {
             return false;
         }

@@ -47,16 +47,9 @@ pub fn add(snapshot: &mut Snapshot) {
 /// The process that `server.*` speaks of: the newest of those that serve, or the newest that lives.
 #[must_use]
 pub fn current(snapshot: &Snapshot) -> Option<&Process> {
-    let alive = || snapshot.processes.iter().filter(|process| process.alive);
-    let serving = alive().filter(|process| process.state == ProcessState::Serving);
-    serving
-        .max_by_key(|process| age_order(process))
-        .or_else(|| alive().max_by_key(|process| age_order(process)))
-}
-
-/// Later processes come later, also where two have started within a millisecond or the clock was set back.
-fn age_order(process: &Process) -> (u32, u64, u32) {
-    (process.epoch, process.started_ms, process.pid)
+    let mut newest_first = snapshot.processes.iter().rev().filter(|process| process.alive);
+    let serves = |process: &&Process| process.state == ProcessState::Serving;
+    newest_first.clone().find(serves).or_else(|| newest_first.next())
 }
 
 fn compute(snapshot: &Snapshot) -> Vec<(MetricInfo, Value)> {
@@ -122,11 +115,9 @@ const fn envoy_state(state: ProcessState) -> u64 {
 }
 
 fn parent_connections(snapshot: &Snapshot, current: Option<&Process>) -> u64 {
-    let Some(current) = current else { return 0 };
-    let older = |pid| {
-        let process = snapshot.processes.iter().find(|process| process.pid == pid);
-        process.is_some_and(|process| age_order(process) < age_order(current))
-    };
+    let position = |pid| snapshot.processes.iter().rposition(|process| process.pid == pid);
+    let Some(current) = current.and_then(|process| position(process.pid)) else { return 0 };
+    let older = |pid| position(pid).is_some_and(|position| position < current);
     snapshot.shares.iter().filter(|share| older(share.pid)).map(|share| connections(&share.entities)).sum()
 }
 

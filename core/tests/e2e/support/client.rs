@@ -17,6 +17,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Bytes received so far, as they came.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        super::lock(self.wire.record()).count
+    }
+
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)

@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod origin;
 pub(crate) mod pattern;
 pub(crate) mod proxy;
+pub(crate) mod stats;
 pub(crate) mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +26,8 @@ pub(crate) use cases::cases;
 pub(crate) use client::Client;
 pub(crate) use config::Config;
 pub(crate) use origin::{Conn, Origin};
-pub(crate) use proxy::{Exit, Proxy};
+pub(crate) use proxy::{BaseId, Exit, Proxy};
+pub(crate) use stats::Stats;
 pub(crate) use wire::{Failure, Framing, Message};
 
 /// How long anything may take that has to happen.

@@ -6,12 +6,30 @@ use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::{Client, Config, DEADLINE, Origin, TempDir, lock};
+use super::{Client, Config, DEADLINE, Origin, Stats, TempDir, lock};
+
+/// A base id that no other test uses; its segment goes with it.
+pub(crate) struct BaseId(pub(crate) u32);
+
+impl BaseId {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Process ids have 22 bits at most.
+        Self(std::process::id() << 10 | NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff)
+    }
+}
+
+impl Drop for BaseId {
+    fn drop(&mut self) {
+        let _ = ouro_shm::Segment::unlink(self.0);
+    }
+}
 
 /// How to start a proxy.
 pub(crate) struct Builder {
@@ -19,11 +37,26 @@ pub(crate) struct Builder {
     concurrency: usize,
     open_files: Option<u32>,
     dir: TempDir,
+    base_id: Arc<BaseId>,
+    arguments: Vec<String>,
 }
 
 impl Builder {
     pub(crate) fn new(config: impl Into<String>) -> Self {
-        Self { config: config.into(), concurrency: 1, open_files: None, dir: TempDir::new() }
+        Self {
+            config: config.into(),
+            concurrency: 1,
+            open_files: None,
+            dir: TempDir::new(),
+            base_id: Arc::new(BaseId::new()),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The instance that it belongs to; one of its own unless told otherwise.
+    pub(crate) fn base_id(mut self, base_id: &Arc<BaseId>) -> Self {
+        self.base_id = Arc::clone(base_id);
+        self
     }
 
     /// Number of workers; 1 unless told otherwise.
@@ -46,7 +79,8 @@ impl Builder {
     /// Starts the embedded configuration and waits until it is ready.
     #[track_caller]
     pub(crate) fn quick_start() -> Proxy {
-        Proxy::spawn(command(None), TempDir::new(), "(quick start)".to_owned()).ready()
+        let base_id = Arc::new(BaseId::new());
+        Proxy::spawn(command(None, &base_id), TempDir::new(), "(quick start)".to_owned(), base_id).ready()
     }
 
     /// Starts the proxy and waits until it is ready.
@@ -57,14 +91,14 @@ impl Builder {
         std::fs::write(&file, &text).unwrap();
         let concurrency = self.concurrency.to_string();
         let args = ["-c", file.to_str().unwrap(), "--concurrency", &concurrency];
-        let mut command = command(self.open_files);
-        command.args(args);
-        Proxy::spawn(command, self.dir, text).ready()
+        let mut command = command(self.open_files, &self.base_id);
+        command.args(args).args(&self.arguments);
+        Proxy::spawn(command, self.dir, text, self.base_id).ready()
     }
 }
 
 /// The `ouro` program, in a shell that lowers a limit first if there is one.
-fn command(open_files: Option<u32>) -> Command {
+fn command(open_files: Option<u32>, base_id: &BaseId) -> Command {
     let program = env!("CARGO_BIN_EXE_ouro");
     let mut command = match open_files {
         None => Command::new(program),
@@ -74,7 +108,7 @@ fn command(open_files: Option<u32>) -> Command {
             shell
         }
     };
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command.args(["--base-id", &base_id.0.to_string()]).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
@@ -85,7 +119,9 @@ pub(crate) struct Proxy {
     log: Arc<Log>,
     dir: TempDir,
     config: String,
+    base_id: Arc<BaseId>,
     may_exit: Mutex<bool>,
+    was_killed: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -123,7 +159,7 @@ impl Proxy {
     }
 
     #[track_caller]
-    fn spawn(mut command: Command, dir: TempDir, config: String) -> Self {
+    fn spawn(mut command: Command, dir: TempDir, config: String, base_id: Arc<BaseId>) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let log = Arc::new(Log::default());
@@ -134,7 +170,16 @@ impl Proxy {
         let reader = Arc::clone(&log);
         std::thread::spawn(move || reader.read_stdout(stdout));
         let pid = Pid::from_raw(child.id().cast_signed());
-        Self { child: Mutex::new(child), pid, log, dir, config, may_exit: Mutex::new(false) }
+        Self {
+            child: Mutex::new(child),
+            pid,
+            log,
+            dir,
+            config,
+            base_id,
+            may_exit: Mutex::new(false),
+            was_killed: Mutex::new(false),
+        }
     }
 
     #[track_caller]
@@ -201,6 +246,14 @@ impl Proxy {
         kill(self.pid, signal).unwrap_or_else(|error| panic!("cannot send {signal}: {error}"));
     }
 
+    /// Kills the process and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        *lock(&self.may_exit) = true;
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        let _ = self.wait_exit();
+        *lock(&self.was_killed) = true;
+    }
+
     /// Waits until the process has ended.
     #[track_caller]
     pub(crate) fn wait_exit(&self) -> ExitStatus {
@@ -225,6 +278,17 @@ impl Proxy {
     /// Whether the process runs.
     pub(crate) fn is_running(&self) -> bool {
         matches!(lock(&self.child).try_wait(), Ok(None))
+    }
+
+    /// The instance that it belongs to.
+    pub(crate) fn base_id(&self) -> &Arc<BaseId> {
+        &self.base_id
+    }
+
+    /// Everything that the instance has counted, read from outside.
+    #[track_caller]
+    pub(crate) fn stats(&self) -> Stats {
+        Stats::of(&self.base_id)
     }
 
     /// Resident memory in KiB.
@@ -271,7 +335,11 @@ impl Drop for Proxy {
         assert!(!lines.iter().any(|line| line.contains("panicked at")), "the proxy panicked:\n{text}");
         if let Some(status) = exited {
             assert!(may_exit, "the proxy went away by itself: {status}\n{text}");
-            assert!(status.signal().is_none(), "the proxy was killed by a signal: {status}\n{text}");
+            let killed = *lock(&self.was_killed);
+            assert!(
+                killed || status.signal().is_none(),
+                "the proxy was killed by a signal: {status}\n{text}"
+            );
         }
     }
 }
@@ -287,9 +355,10 @@ impl Exit {
     /// Runs `ouro` with these arguments until it ends.
     #[track_caller]
     pub(crate) fn of(args: &[&str]) -> Self {
-        let mut command = command(None);
+        let base_id = Arc::new(BaseId::new());
+        let mut command = command(None, &base_id);
         command.args(args);
-        let proxy = Proxy::spawn(command, TempDir::new(), format!("(arguments: {args:?})"));
+        let proxy = Proxy::spawn(command, TempDir::new(), format!("(arguments: {args:?})"), base_id);
         let status = proxy.wait_exit();
         Self { status, stdout: proxy.stdout(), stderr: proxy.log_lines().join("\n") }
     }

@@ -1,0 +1,140 @@
+//! The process's place in the shared segment: where everything that it counts is filed.
+
+use std::sync::Arc;
+
+use ouro_shm::{
+    Joining, Membership, ProcessState, ReadOptions, Scope, Segment, SegmentError, SegmentOptions, Snapshot,
+    Stripe,
+};
+
+use super::Options;
+use super::listen::Shown;
+use crate::config::model::{Address, Cluster, Model, Protocol};
+use crate::stats::{Entities, ListenerEntities, ListenerScope};
+use crate::upstream::{Endpoints, KnownEndpoint, Resolved};
+
+/// How the instance is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instance {
+    /// By this base id.
+    BaseId(u32),
+    /// By a base id that is free; which one is said in the log and in `--base-id-path`.
+    Dynamic,
+}
+
+/// See the module.
+pub(super) struct Counting {
+    membership: Membership,
+    entities: Arc<Entities>,
+    base_id: u32,
+    epoch: u32,
+}
+
+impl Counting {
+    /// Opens the segment and files the parts of the configuration in it.
+    pub(super) fn start(options: &Options, model: &Model) -> Result<Self, SegmentError> {
+        let size = model.server.stats_memory;
+        let (segment, base_id) = match options.instance {
+            Instance::BaseId(base_id) => {
+                let (segment, events) = Segment::open(&SegmentOptions { base_id, size })?;
+                for event in events {
+                    tracing::warn!("{event}");
+                }
+                (segment, base_id)
+            }
+            Instance::Dynamic => Segment::create_dynamic(size)?,
+        };
+        match segment.fold() {
+            Ok(0) => {}
+            Ok(processes) => tracing::info!(processes, "counters of processes that are gone were taken over"),
+            Err(error) => tracing::warn!(%error, "counters of processes that are gone were not taken over"),
+        }
+        #[allow(clippy::cast_possible_truncation)] // 1024 at most
+        let workers = options.workers as u32;
+        let epoch = 0;
+        let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
+        let entities = Entities {
+            listeners: model
+                .listeners
+                .iter()
+                .map(|listener| {
+                    let is_http = matches!(listener.protocol, Protocol::Http(_));
+                    let labels: &[&str] = &[&listener.name];
+                    ListenerEntities {
+                        listener: membership.register(labels),
+                        http: is_http.then(|| membership.register(labels)),
+                        tcp: (!is_http).then(|| membership.register(labels)),
+                    }
+                })
+                .collect(),
+            clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
+            workers: (0..options.workers).map(|n| membership.register(&[&n.to_string()])).collect(),
+        };
+        let counting = Self { membership, entities: Arc::new(entities), base_id, epoch };
+        counting.report();
+        Ok(counting)
+    }
+
+    /// The base id of the instance.
+    pub(super) fn base_id(&self) -> u32 {
+        self.base_id
+    }
+
+    /// What the parts of the configuration are filed under.
+    pub(super) fn entities(&self) -> &Arc<Entities> {
+        &self.entities
+    }
+
+    /// Where a worker counts.
+    pub(super) fn stripe(&self, worker: usize) -> Stripe {
+        #[allow(clippy::cast_possible_truncation)] // 1024 at most
+        self.membership.stripe(worker as u32)
+    }
+
+    /// The endpoints of a cluster, each with what its counters are filed under.
+    pub(super) fn endpoints(&self, cluster: &Cluster, resolved: &Resolved) -> Endpoints {
+        let file = |(address, weight): &(Address, u32)| KnownEndpoint {
+            entity: self.membership.register(&[&cluster.name, &Shown(address).to_string()]),
+            address: address.clone(),
+            weight: *weight,
+        };
+        let endpoints = resolved.iter().map(file).collect();
+        self.report();
+        endpoints
+    }
+
+    /// Counters of endpoints that `after` has no more are given up.
+    pub(super) fn forget(&self, before: &Endpoints, after: &Endpoints) {
+        for gone in before.iter().filter(|old| after.iter().all(|new| new.address != old.address)) {
+            self.membership.retire(gone.entity);
+        }
+    }
+
+    /// What the process does, for whoever looks from outside.
+    pub(super) fn set_state(&self, state: ProcessState) {
+        self.membership.set_state(state);
+    }
+
+    /// The segment.
+    pub(super) fn segment(&self) -> &Segment {
+        self.membership.segment()
+    }
+
+    /// The restart epoch of this process.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Passes on what the segment has to say: that it is full, for example.
+    fn report(&self) {
+        for report in self.membership.take_reports() {
+            tracing::warn!("{report}");
+        }
+    }
+}
+
+/// Everything that is counted, all processes of the instance together.
+pub(super) fn read(segment: &Segment) -> Snapshot {
+    // Which connections are an older process's can only be told share by share.
+    segment.snapshot(&ReadOptions { shares_of: vec![ListenerScope::NAME.into()] })
+}

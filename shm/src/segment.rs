@@ -1,0 +1,182 @@
+//! A segment as a whole.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::core::{Core, now_ms};
+use crate::error::SegmentError;
+use crate::layout::DEFAULT_SIZE;
+use crate::member::Membership;
+use crate::memory::Memory;
+use crate::object::{self, Found};
+use crate::processes::Joining;
+use crate::read::ReadOptions;
+use crate::snapshot::{Process, Snapshot};
+
+/// Times that something may come in between while a segment is opened.
+const OPEN_TRIES: usize = 16;
+/// Base ids that are tried to find a free one.
+const DYNAMIC_IDS: u32 = 4096;
+
+/// Which segment, and how large it is when it has to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentOptions {
+    /// Tells the instances of a machine apart.
+    pub base_id: u32,
+    /// Bytes that it may grow to; one that exists keeps its size.
+    pub size: u64,
+}
+
+impl Default for SegmentOptions {
+    fn default() -> Self {
+        Self { base_id: 0, size: DEFAULT_SIZE }
+    }
+}
+
+/// Memory in which processes count, and which outlives them. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Segment {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Segment {
+    /// A segment that only this process has: it works the same and ends with it. Takes memory as it is needed.
+    #[must_use]
+    pub fn private(size: u64) -> Self {
+        let words = usize::try_from(object::round(size) / 8).unwrap_or(usize::MAX);
+        Self::of_words(words)
+    }
+
+    pub(crate) fn of_words(words: usize) -> Self {
+        let core = Core::new(Memory::private(words));
+        core.initialise(0, now_ms());
+        core.publish();
+        Self { core: Arc::new(core) }
+    }
+
+    /// Attaches to the segment of this base id, or makes it. What cannot be used is set aside; the sentences that come
+    /// with the segment say so, for the log.
+    ///
+    /// # Errors
+    /// [`SegmentError::Foreign`] if it belongs to another user; [`SegmentError::Io`] if there is no shared memory to be
+    /// had; [`SegmentError::Busy`] if others keep making and removing it.
+    pub fn open(options: &SegmentOptions) -> Result<(Self, Vec<String>), SegmentError> {
+        let mut events = Vec::new();
+        for _ in 0..OPEN_TRIES {
+            match object::find(options.base_id, false)? {
+                Found::Segment(core) => {
+                    object::reserve_again(&core)?;
+                    return Ok((Self { core: Arc::new(core) }, events));
+                }
+                Found::Nothing => {
+                    if let Some(core) = object::create(options.base_id, options.size)? {
+                        return Ok((Self { core: Arc::new(core) }, events));
+                    }
+                }
+                Found::Bad(file, why) => {
+                    events.extend(object::set_aside(options.base_id, file.as_ref(), &why)?);
+                }
+            }
+        }
+        Err(SegmentError::Busy)
+    }
+
+    /// Makes a segment under a base id that nobody uses: the lowest from 1 on that has no segment, or else one whose
+    /// processes are all dead; that one's counters are lost.
+    ///
+    /// # Errors
+    /// [`SegmentError::Full`] if there is none, otherwise as [`Segment::open`].
+    pub fn create_dynamic(size: u64) -> Result<(Self, u32), SegmentError> {
+        for base_id in 1..=DYNAMIC_IDS {
+            if object::path(base_id).symlink_metadata().is_err()
+                && let Some(core) = object::create(base_id, size)?
+            {
+                return Ok((Self { core: Arc::new(core) }, base_id));
+            }
+        }
+        for base_id in 1..=DYNAMIC_IDS {
+            let Ok(Found::Segment(core)) = object::find(base_id, false) else { continue };
+            let Ok(lock) = core.lock() else { continue };
+            if lock.slots().iter().any(|slot| slot.process.alive) || object::unlink(base_id).is_err() {
+                continue;
+            }
+            if let Some(core) = object::create(base_id, size)? {
+                return Ok((Self { core: Arc::new(core) }, base_id));
+            }
+        }
+        Err(SegmentError::Full { what: "another instance: all base ids are taken" })
+    }
+
+    /// Attaches to read: makes nothing and writes nothing. Root may read what belongs to others.
+    ///
+    /// # Errors
+    /// [`SegmentError::NotFound`] if there is no such segment, [`SegmentError::Unusable`] if it cannot be trusted,
+    /// [`SegmentError::Foreign`] if it is somebody else's.
+    pub fn attach_existing(base_id: u32) -> Result<Self, SegmentError> {
+        match object::find(base_id, true)? {
+            Found::Segment(core) => Ok(Self { core: Arc::new(core) }),
+            Found::Nothing => Err(SegmentError::NotFound { base_id }),
+            Found::Bad(_, why) => Err(SegmentError::Unusable { why }),
+        }
+    }
+
+    /// Removes the name of a segment. Who has it attached keeps it.
+    ///
+    /// # Errors
+    /// Those of `shm_unlink(3)`.
+    pub fn unlink(base_id: u32) -> io::Result<()> {
+        object::unlink(base_id)
+    }
+
+    /// Enters this process into the table. Folds the dead first.
+    ///
+    /// # Errors
+    /// [`SegmentError::Busy`], and [`SegmentError::Full`] if the table is full of living processes.
+    pub fn join(&self, joining: &Joining<'_>) -> Result<Membership, SegmentError> {
+        let lock = self.core.lock()?;
+        // Should there be no room to fold, the dead stay where they are and are summed from there.
+        let folded = lock.fold();
+        let (slot, incarnation) = match (lock.enter(joining), folded) {
+            (Err(_), Err(error)) => return Err(error),
+            (entered, _) => entered?,
+        };
+        drop(lock);
+        Ok(Membership::new(self.clone(), slot, incarnation))
+    }
+
+    /// Folds the counters of processes that are gone, and gives up what nobody has any more. Returns how many
+    /// processes it folded. Anybody may call it, at any time.
+    ///
+    /// # Errors
+    /// [`SegmentError::Busy`]; [`SegmentError::Full`] if there is no room for the folded counters: they are still
+    /// summed from where they are.
+    pub fn fold(&self) -> Result<usize, SegmentError> {
+        self.core.lock()?.fold()
+    }
+
+    /// Starts all counters and histograms from zero again. Gauges stay.
+    ///
+    /// # Errors
+    /// Those of [`Segment::fold`].
+    pub fn reset_counters(&self) -> Result<(), SegmentError> {
+        self.core.lock()?.reset()
+    }
+
+    /// Reads everything. Takes no lock that a process needs to count, and writes nothing.
+    #[must_use]
+    pub fn snapshot(&self, options: &ReadOptions) -> Snapshot {
+        self.core.snapshot(options)
+    }
+
+    /// The processes that live, oldest first.
+    #[must_use]
+    pub fn live_processes(&self) -> Vec<Process> {
+        self.core.slots().into_iter().map(|slot| slot.process).filter(|process| process.alive).collect()
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("bytes", &(self.core.words().len() * 8)).finish_non_exhaustive()
+    }
+}
