@@ -172,7 +172,6 @@ fn commands_reach_who_carries_them_out() {
         assert!(response.text().starts_with(answer), "{target}: {}", response.text());
         eventually(target, || fake.told().last().is_some_and(|last| last == told));
     }
-    assert_eq!(fake.told().len(), 8);
     assert_eq!(post(&fake, "/logging?level=loud").status(), 400);
     assert_eq!(post(&fake, "/logging").status(), 400);
     assert!(get(&fake, "/logging").text().starts_with("active loggers:\n  ouro: "));
@@ -225,7 +224,7 @@ fn web_pages_in_the_operators_browser_are_refused() {
             assert_eq!(client.response().status(), status);
         },
     );
-    assert_eq!(fake.told().len(), 3);
+    eventually("three commands", || fake.told().len() == 3);
     let mut client = Client::connect(fake.addr());
     client.send("GET /stats HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     let refused = client.response();
@@ -246,8 +245,13 @@ fn bodies_and_heads_are_bounded() {
     client.send("POST /healthcheck/ok HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     let _ = client.try_send(format!("20000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x20000)));
     assert_eq!(client.response().status(), 413);
-    assert_eq!(ask(&fake, "GET /ready", &format!("X-Long: {}\r\n", "x".repeat(40_000))).status(), 431);
-    assert_eq!(fake.told(), ["ok"]);
+    // Not a byte more than is read before the refusal: the rest would reset the connection under the response.
+    let mut head = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nX-Long: ".to_vec();
+    head.resize(32 * 1024, b'x');
+    let mut client = Client::connect(fake.addr());
+    client.send(head);
+    assert_eq!(client.response().status(), 431);
+    eventually("one command", || fake.told() == ["ok"]);
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn values_appear_and_names_are_only_text() {
             "connect failures 3.0/s",
             "web 100/s 3.0/s",
             "demo 97/s 3.0/s",
-            "4711 serving 3 2 0.1.0",
+            "4711 (this) serving 3 2 0.1.0",
             "4700 draining 2 2 0.1.0",
             "Statistics hold 1.0 MiB of 1.0 GiB; 4 processes so far.",
         ],

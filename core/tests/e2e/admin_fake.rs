@@ -55,7 +55,7 @@ impl Fake {
             endpoints: Box::new(|_| {
                 vec![("127.0.0.1:9000".to_owned(), 2), ("unix:/run/app.sock".to_owned(), 1)]
             }),
-            model: Arc::new(config::parse(config::QUICK_START, "test").unwrap()),
+            model: Arc::new(config::quick_start("127.0.0.1:9000".parse().unwrap())),
             listeners: vec![BoundListener {
                 name: "web".to_owned(),
                 address: Address::Ip("127.0.0.1:8080".parse().unwrap()),

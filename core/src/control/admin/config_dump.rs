@@ -12,10 +12,10 @@ use super::info::address_text;
 use super::paths::{AppState, Refusal, json};
 use crate::base::clock::{Millis, NEVER};
 use crate::config::model::{
-    AccessLog, Admin, Cluster, Endpoint, EndpointTarget, Forward, ForwardedFor, ForwardedProto, Forwarding,
-    HeaderEdits, HeaderMatch, HostPattern, HttpLimits, HttpListener, HttpTimeouts, Listener, LogFormat,
-    LogTarget, Model, PathMatch, Protocol, Redirect, RequestId, Respond, Route, RouteAction, Server,
-    TcpListener, ValueMatch,
+    AccessLog, Address, Admin, Cluster, Endpoint, EndpointTarget, Forward, ForwardedFor, ForwardedProto,
+    Forwarding, HeaderEdits, HeaderMatch, HostPattern, HttpLimits, HttpListener, HttpTimeouts, Listener,
+    LogFormat, LogTarget, Model, PathMatch, Protocol, Redirect, RequestId, Respond, Route, RouteAction,
+    Server, TcpListener, ValueMatch,
 };
 
 /// What stands where a secret would.
@@ -50,7 +50,7 @@ fn model(of: &Model) -> Value {
     json!({
         "server": server(of_server),
         "admin": admin.as_ref().map(|Admin { address }| json!({ "address": address_text(address) })),
-        "listeners": listeners.iter().map(|of| listener(of, of_server, clusters)).collect::<Vec<_>>(),
+        "listeners": listeners.iter().map(|of| listener(of, clusters)).collect::<Vec<_>>(),
         "clusters": clusters.iter().map(|of| cluster(of)).collect::<Vec<_>>(),
         "warnings": warnings,
     })
@@ -69,16 +69,18 @@ fn server(of: &Server) -> Value {
 
 type Clusters = [std::sync::Arc<Cluster>];
 
-fn listener(of: &Listener, _server: &Server, clusters: &Clusters) -> Value {
+fn listener(of: &Listener, clusters: &Clusters) -> Value {
     let Listener { name, address, unix_mode, backlog, max_connections, access_log, protocol } = of;
     let mut object = json!({
         "name": name,
         "address": address_text(address),
-        "unix_mode": format!("{unix_mode:04o}"),
         "backlog": backlog,
         "max_connections": count(*max_connections),
         "access_log": access_log.as_ref().map(log),
     });
+    if matches!(address, Address::Unix(_)) {
+        object["unix_mode"] = json!(format!("{unix_mode:04o}"));
+    }
     let more = match protocol {
         Protocol::Http(of) => http(of, clusters),
         Protocol::Tcp(TcpListener { cluster, idle_timeout_ms }) => json!({
@@ -182,8 +184,11 @@ fn route(of: &Route, clusters: &Clusters) -> Value {
         object["headers"] = headers.iter().map(condition).collect();
     }
     merge(&mut object, act(action, clusters));
-    object["request_headers"] = edits(request_headers);
-    object["response_headers"] = edits(response_headers);
+    for (key, changes) in [("request_headers", request_headers), ("response_headers", response_headers)] {
+        if !changes.is_empty() {
+            object[key] = edits(changes);
+        }
+    }
     object
 }
 
@@ -338,11 +343,78 @@ mod tests {
 
     #[test]
     fn what_runs_is_shown_with_its_defaults() {
-        let dumped = model(&config::parse(config::QUICK_START, "test").unwrap());
+        let dumped = model(&config::quick_start("127.0.0.1:9000".parse().unwrap()));
         assert_eq!(dumped["server"]["buffer_memory"], "128MiB");
         assert_eq!(dumped["listeners"][0]["timeouts"]["request"], "off");
         assert_eq!(dumped["listeners"][0]["timeouts"]["tunnel_idle"], "1h");
         assert_eq!(dumped["clusters"][0]["requests_per_connection"], "off");
+    }
+
+    /// What JSON says as TOML; members that are null are left out, as users leave them out.
+    fn toml(value: &Value) -> String {
+        match value {
+            Value::Object(members) => {
+                let members = members.iter().filter(|(_, value)| !value.is_null());
+                let written = members.map(|(key, value)| format!("{key:?} = {}", toml(value)));
+                format!("{{ {} }}", written.collect::<Vec<_>>().join(", "))
+            }
+            Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+            other => other.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_a_configuration_that_means_the_same() {
+        let text = r#"
+            server = { max_connections = 7, shutdown_timeout = "90s" }
+            admin = { address = "unix:/run/admin.sock" }
+            [[listeners]]
+            name = "web"
+            address = "unix:/run/web.sock"
+            unix_mode = "0660"
+            access_log = { path = "/tmp/a.log", format = "json" }
+            limits = { body_size = "100MiB", requests_per_connection = 9 }
+            timeouts = { request = "1m30s", idle = "off" }
+            forwarding = { via = "off", x_forwarded_for = "replace", x_forwarded_proto = "keep", x_request_id = "off" }
+            upgrades = []
+            accept_http_10 = false
+            request_headers = { set = { authorization = "secret" }, add = { x-b = "\"\\" }, remove = ["x-c"] }
+            routes = [
+                { hosts = ["a.example", "*.b.example"], path = "/x", methods = ["GET"], cluster = "api", timeout = "off" },
+                { path_prefix = "/api/", prefix_rewrite = "/", host_rewrite = "h:1", timeout = "1500ms",
+                  clusters = [{ name = "api", weight = 3 }, { name = "db" }] },
+                { headers = [{ name = "x-a", value = "v" }, { name = "x-b", prefix = "p", invert = true },
+                             { name = "x-c", regex = "^[0-9]+$" }, { name = "x-d", present = true }],
+                  redirect = { scheme = "https", host = "c.example", path = "/y", status = 308 } },
+                { path_prefix = "/old", redirect = { prefix_rewrite = "/new", strip_query = true } },
+                { respond = { status = 404, body = "none\n", content_type = "text/x" } },
+            ]
+            [[listeners]]
+            name = "db"
+            address = "[::1]:5432"
+            protocol = "tcp"
+            cluster = "db"
+            idle_timeout = "8h"
+            [[clusters]]
+            name = "api"
+            endpoints = ["127.0.0.1:1", { address = "name.example:80", weight = 2 }, "unix:/run/a.sock"]
+            load_balancing = "least_request"
+            [[clusters]]
+            name = "db"
+            endpoints = ["127.0.0.1:2"]
+            load_balancing = "random"
+            resolve_period = "off"
+            requests_per_connection = 5
+        "#;
+        let parse =
+            |text: &str| config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        let mut dumped = model(&parse(text));
+        dumped.as_object_mut().unwrap().remove("warnings");
+        let again =
+            dumped.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {}\n", toml(value)));
+        let mut again = model(&parse(&again.collect::<String>()));
+        again.as_object_mut().unwrap().remove("warnings");
+        assert_eq!(again, dumped);
     }
 
     #[test]
