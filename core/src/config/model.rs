@@ -51,6 +51,8 @@ pub struct Server {
 pub struct Admin {
     /// Address to bind.
     pub address: Address,
+    /// Names, lower case, by which clients may call it beside IP addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// Where to listen or to connect.

@@ -181,7 +181,16 @@ pub static ADMIN: Section = Section {
     title: "[admin]",
     help: "The admin interface. Whoever reaches it controls the process: bind it to a loopback address or a Unix \
            socket.",
-    keys: &[key("address", LISTEN_ADDRESS, Default::Required, "Address to bind.")],
+    keys: &[
+        key("address", LISTEN_ADDRESS, Default::Required, "Address to bind."),
+        key(
+            "names",
+            Kind::Texts { name: "host names", expected: "a host name such as \"proxy1.example\"" },
+            Default::Absent("none"),
+            "Names by which clients may call it. IP addresses and `localhost` always do; a request with another \
+             `Host` is refused, so that no web page can reach it under a name of its own.",
+        ),
+    ],
 };
 
 /// An address to bind.

@@ -117,7 +117,7 @@ pub(super) fn state(
         listeners: listeners.collect(),
         process: process(options, counting, capabilities),
         status: Arc::clone(&desk.status),
-        names: Vec::new(),
+        names: model.admin.as_ref().map(|admin| admin.names.clone()).unwrap_or_default(),
         commands: desk.sender.clone(),
     }
 }

@@ -1,7 +1,7 @@
 //! The process's place in the shared segment: where everything that it counts is filed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ouro_shm::{
     Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions, Snapshot,
@@ -26,6 +26,9 @@ pub enum Instance {
 
 /// The number under which the control thread counts; workers have those from 0 up.
 const CONTROL: u32 = u32::MAX;
+
+/// How often a process looks for others that are gone.
+const FOLD_PERIOD: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Counting {
@@ -53,11 +56,6 @@ impl Counting {
             }
             Instance::Dynamic => Segment::create_dynamic(size)?,
         };
-        match segment.fold() {
-            Ok(0) => {}
-            Ok(processes) => tracing::info!(processes, "counters of processes that are gone were taken over"),
-            Err(error) => tracing::warn!(%error, "counters of processes that are gone were not taken over"),
-        }
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
         let epoch = 0;
@@ -162,4 +160,22 @@ pub(super) fn read(segment: &Segment) -> Snapshot {
     // Which connections are an older process's can only be told share by share.
     let shares_of = server::SHARES.iter().map(|scope| String::from(*scope)).collect();
     segment.snapshot(&ReadOptions { shares_of })
+}
+
+/// Takes over, again and again, what processes have counted that are gone.
+pub(super) async fn keep_folding(segment: Segment) {
+    loop {
+        tokio::time::sleep(FOLD_PERIOD).await;
+        let segment = segment.clone();
+        // It may wait for another process that folds.
+        match tokio::task::spawn_blocking(move || segment.fold()).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(processes)) => {
+                tracing::info!(processes, "counters of processes that are gone were taken over")
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "counters of processes that are gone were not taken over")
+            }
+        }
+    }
 }

@@ -288,6 +288,7 @@ async fn run(
             std::mem::take(&mut known[index]),
         ));
     }
+    tokio::task::spawn_local(counting::keep_folding(counting.segment().clone()));
     let mut supervisor = Supervisor {
         workers: &workers,
         desk: &mut desk,

@@ -148,7 +148,12 @@ fn the_addresses_are_written_where_they_were_asked_for() {
     let builder = Builder::new(Config::to([origin.addr()]).extra(ADMIN).http());
     let (admin, base) = (builder.dir().join("admin"), builder.dir().join("base"));
     let proxy = builder
-        .arguments(["--admin-address-path", admin.to_str().unwrap(), "--base-id-path", base.to_str().unwrap()])
+        .arguments([
+            "--admin-address-path",
+            admin.to_str().unwrap(),
+            "--base-id-path",
+            base.to_str().unwrap(),
+        ])
         .start();
     let read = |path| std::fs::read_to_string(path).unwrap();
     assert_eq!(read(admin).trim(), proxy.admin().to_string());

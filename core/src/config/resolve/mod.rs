@@ -35,7 +35,8 @@ pub(super) fn model(document: &DeTable<'_>, report: &Report) -> Option<Model> {
     let server = server(&root.table("server"));
     let admin = root.optional_table("admin").and_then(|section| {
         let address = names.address(&section)?;
-        Some(Admin { address })
+        let names = section.texts("names").iter().map(|text| text.text.to_ascii_lowercase()).collect();
+        Some(Admin { address, names })
     });
     let mut warnings = Vec::new();
     let listeners: Vec<_> = root

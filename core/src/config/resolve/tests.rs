@@ -40,7 +40,10 @@ fn the_quick_start_is_a_configuration() {
     let model = quick_start("127.0.0.1:4711".parse().unwrap());
     assert_eq!(model.listeners[0].name, "web");
     assert_eq!(model.clusters[0].name, "demo");
-    assert_eq!(model.admin, Some(Admin { address: Address::Ip("127.0.0.1:9901".parse().unwrap()) }));
+    assert_eq!(
+        model.admin,
+        Some(Admin { address: Address::Ip("127.0.0.1:9901".parse().unwrap()), names: Vec::new() })
+    );
     assert!(model.warnings.is_empty());
 }
 

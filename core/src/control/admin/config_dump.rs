@@ -49,7 +49,9 @@ fn model(of: &Model) -> Value {
     let Model { server: of_server, admin, listeners, clusters, warnings } = of;
     json!({
         "server": server(of_server),
-        "admin": admin.as_ref().map(|Admin { address }| json!({ "address": address_text(address) })),
+        "admin": admin.as_ref().map(|Admin { address, names }| {
+            json!({ "address": address_text(address), "names": names })
+        }),
         "listeners": listeners.iter().map(|of| listener(of, clusters)).collect::<Vec<_>>(),
         "clusters": clusters.iter().map(|of| cluster(of)).collect::<Vec<_>>(),
         "warnings": warnings,

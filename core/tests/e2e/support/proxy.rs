@@ -209,7 +209,8 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn admin(&self) -> SocketAddr {
         let lines = self.log_lines();
-        let line = lines.iter().find(|line| line.contains("admin interface")).expect("the line that tells it");
+        let line =
+            lines.iter().find(|line| line.contains("admin interface")).expect("the line that tells it");
         let address = line.split("address=").nth(1).unwrap().trim();
         address.parse().unwrap_or_else(|_| panic!("{address:?} is not an address"))
     }
