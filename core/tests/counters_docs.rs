@@ -1,5 +1,8 @@
 //! `docs/counters.md` is what the tables of the code say.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;

@@ -18,9 +18,12 @@ use crate::control::admin::{
 use crate::ring::Capabilities;
 use crate::upstream::Endpoints;
 
+/// Endpoints of one cluster: address and weight.
+type Members = Vec<(String, u32)>;
+
 /// The endpoints of each cluster as they are now; written by whoever resolves names, read by the admin interface.
 #[derive(Clone, Default)]
-pub(super) struct EndpointBook(Arc<RwLock<Vec<Vec<(String, u32)>>>>);
+pub(super) struct EndpointBook(Arc<RwLock<Vec<Members>>>);
 
 impl EndpointBook {
     /// The endpoints of the cluster at this position are these.
@@ -32,7 +35,7 @@ impl EndpointBook {
         book[cluster] = endpoints.iter().map(|e| (Shown(&e.address).to_string(), e.weight)).collect();
     }
 
-    fn read(&self, cluster: usize) -> Vec<(String, u32)> {
+    fn read(&self, cluster: usize) -> Members {
         let book = self.0.read().unwrap_or_else(PoisonError::into_inner);
         book.get(cluster).cloned().unwrap_or_default()
     }

@@ -238,16 +238,15 @@ async fn run(
         .zip(&resolved)
         .map(|(cluster, found)| counting.endpoints(cluster, found))
         .collect();
-    let workers = match Workers::start(
-        &model,
+    let start = workers::Start {
+        model: &model,
         sockets,
-        &endpoints,
-        &counting,
-        &options.worker_cpus,
-        options.workers,
-        &jobs,
-        &capabilities,
-    ) {
+        endpoints: &endpoints,
+        counting: &counting,
+        cpus: &options.worker_cpus,
+        capabilities: &capabilities,
+    };
+    let workers = match Workers::start(start, options.workers, &jobs) {
         Ok(workers) => workers,
         Err(error) => return fail(&format!("a worker cannot be started: {error}")),
     };

@@ -27,6 +27,18 @@ pub(super) enum Event {
     Ended(Result<(), String>),
 }
 
+/// What workers start with.
+pub(super) struct Start<'a> {
+    pub(super) model: &'a Arc<Model>,
+    /// Per listener, a socket for each worker.
+    pub(super) sockets: Vec<Vec<OwnedFd>>,
+    pub(super) endpoints: &'a [Endpoints],
+    pub(super) counting: &'a Counting,
+    /// The CPU of each worker; empty to pin none.
+    pub(super) cpus: &'a [usize],
+    pub(super) capabilities: &'a Capabilities,
+}
+
 /// All workers of the process.
 pub(super) struct Workers {
     mailboxes: Vec<Sender<Message>>,
@@ -34,17 +46,13 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads; `sockets` has, per listener, a socket for each of them.
+    /// Starts `count` threads.
     pub(super) fn start(
-        model: &Arc<Model>,
-        sockets: Vec<Vec<OwnedFd>>,
-        endpoints: &[Endpoints],
-        counting: &Counting,
-        cpus: &[usize],
+        start: Start<'_>,
         count: usize,
         jobs: &mpsc::Sender<Job>,
-        capabilities: &Capabilities,
     ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+        let Start { model, sockets, endpoints, counting, cpus, capabilities } = start;
         let connections = Arc::new(Connections::new(model.listeners.len()));
         // Two events each: being ready, and the end.
         let (events, receiver) = mpsc::channel(2 * count);
