@@ -1,6 +1,7 @@
 //! What a process says of itself, and what two processes make of it.
 
 use crate::PROTOCOL_VERSION;
+use crate::message::Hello;
 
 /// Lowest version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
@@ -39,6 +40,23 @@ impl Identity {
             base_id,
             pid: std::process::id(),
             capabilities: Vec::new(),
+        }
+    }
+
+    /// What a process with this identity says first; `auto` as the epoch, and no probe.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        Hello {
+            program_version: self.program_version.clone(),
+            protocol_min: self.protocol_min,
+            protocol_max: self.protocol_max,
+            layout_version: self.layout_version,
+            hot_restart_version: self.hot_restart_version.clone(),
+            epoch: None,
+            pid: self.pid,
+            capabilities: self.capabilities.clone(),
+            base_id: self.base_id,
+            probe: false,
         }
     }
 

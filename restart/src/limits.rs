@@ -27,6 +27,10 @@ pub const PEERS_MAX: usize = 16;
 /// Children that wait for their turn at most; further ones are told that the parent is busy.
 pub const WAITING_MAX: usize = 4;
 
+/// How far beyond the next epoch a child may be to wait its turn behind one that is taking over, as happens when a script
+/// counts epochs up faster than processes start.
+pub const EPOCHS_AHEAD_MAX: u32 = 4;
+
 /// Frames that a peer may send although they make no sense (unknown, or at the wrong time) before it is disconnected.
 pub const STRAY_FRAMES_MAX: u32 = 64;
 
@@ -62,10 +66,11 @@ pub struct Deadlines {
     pub attempt_ms: u64,
     /// Parent: from DrainListeners until its workers have stopped accepting; then it acknowledges all the same.
     pub stop_accepting_ms: u64,
-    /// Child: from DrainListeners to the reply; then it takes over without one.
+    /// Child: from DrainListeners to the reply; then it takes over without one if nobody else serves. Longer than a
+    /// parent's parent needs to take the service back.
     pub commit_ms: u64,
-    /// Child: until it is found out whether a parent that hung up still lives; then it counts as dead.
-    pub parent_check_ms: u64,
+    /// Child: until somebody has answered whether he serves, after the parent has hung up or hangs; then nobody does.
+    pub check_ms: u64,
     /// Parent, after the commit: between two Pings.
     pub ping_ms: u64,
     /// Parent, after the commit: Pings in a row without any answer until it takes the service back.
@@ -90,7 +95,7 @@ impl Default for Deadlines {
             attempt_ms: 120_000,
             stop_accepting_ms: 5_000,
             commit_ms: 10_000,
-            parent_check_ms: 1_000,
+            check_ms: 1_000,
             ping_ms: 1_000,
             pings_missed_max: 5,
             goodbye_ms: 5_000,

@@ -83,6 +83,9 @@ pub struct HelloReply {
     /// Whether a restart is going on; only said to a probe.
     #[prost(bool, tag = "12")]
     pub busy: bool,
+    /// Whether the parent's own parent still lives: that one would serve again if the parent died now.
+    #[prost(bool, tag = "13")]
+    pub elder: bool,
 }
 
 /// Child to parent: asks for the next listening sockets.

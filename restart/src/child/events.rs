@@ -49,8 +49,8 @@ pub enum Event {
         /// Why, for the log.
         why: String,
     },
-    /// The answer to [`Action::CheckParent`].
-    ParentLives(bool),
+    /// The answer to [`Action::CheckService`]: somebody serves. False only if that is certain; else the deadline decides.
+    SomebodyServes(bool),
     /// The deadline has come.
     Timer,
     /// All workers accept connections, after [`Action::Prepare`].
@@ -114,9 +114,13 @@ pub enum Action {
         /// Nobody served when this process came: nothing is inherited.
         cold: bool,
     },
-    /// Find out whether the parent still lives: [`crate::Connection::peer_has_ended`], and if that cannot tell, a probe
-    /// at the restart socket. Then [`Event::ParentLives`].
-    CheckParent,
+    /// Find out whether somebody serves, then [`Event::SomebodyServes`]. True if a probe ([`crate::message::Hello`] with
+    /// `probe`) on a new connection to the restart socket is answered with a HelloReply. False if nobody listens there;
+    /// also, without asking, if there is no elder and [`crate::Connection::peer_has_ended`] says so of the parent.
+    CheckService {
+        /// Whether a process before the parent may have taken the service back.
+        elder: bool,
+    },
     /// This process serves from here on: it owns the admin interface and the restart socket.
     TakeOver {
         /// The epoch of this process.

@@ -3,9 +3,9 @@
 //! A pure machine like [`crate::parent`]. What always holds:
 //!
 //! - It takes over ([`Action::TakeOver`]) only when its workers accept, and after its parent has said that it does not
-//!   any more, or is dead, or was asked and does not answer.
+//!   any more, or is dead, or was asked and does not answer; in these two cases only if nobody else serves.
 //! - A failure before that is said to the parent and ends the process ([`Action::Fail`]); the parent goes on.
-//! - A parent that dies on the way does not stop it: it goes on with what it has, since nobody else serves.
+//! - A parent that dies on the way does not stop it: if nobody else serves, it goes on with what it has.
 //! - Whenever the parent says that it serves (again), this process drains and ends.
 
 mod events;
@@ -32,7 +32,7 @@ pub struct Child {
     phase: Phase,
     /// Whether the connection to the parent is open.
     linked: bool,
-    /// The parent has hung up and it is not yet known whether it lives: until when.
+    /// The parent has hung up or hangs, and it is not yet known whether somebody serves: until when.
     checking: Option<u64>,
     /// What the parent said of itself.
     parent: Option<HelloReply>,
@@ -42,6 +42,8 @@ pub struct Child {
     sockets: usize,
     strays: u32,
     blobs: Assembler,
+    /// HandoverDone has come already.
+    parent_is_done: bool,
     /// The workers accept: how many.
     accepting: Option<u32>,
     out: Vec<Action>,
@@ -64,6 +66,7 @@ impl Child {
             sockets: 0,
             strays: 0,
             blobs: Assembler::default(),
+            parent_is_done: false,
             accepting: None,
             out: Vec::new(),
         }
@@ -107,7 +110,7 @@ impl Child {
             Event::Frame { frame, fds } if self.linked => self.on_frame(now, frame, fds),
             Event::Frame { .. } => {}
             Event::ParentGone { why } => self.on_parent_gone(now, &why),
-            Event::ParentLives(lives) => self.on_parent_lives(now, lives),
+            Event::SomebodyServes(serves) => self.on_somebody_serves(now, serves),
             Event::Timer => self.on_timer(now),
             Event::WorkersAccepting { workers } => self.on_workers_accepting(now, workers),
             Event::Failed { why } => self.fail(why),
@@ -136,19 +139,7 @@ impl Child {
         let Phase::Connecting { .. } = self.phase else { return };
         self.linked = true;
         self.phase = Phase::Greeting { until: self.turn_until.max(now.saturating_add(1)) };
-        let identity = &self.identity;
-        let hello = Hello {
-            program_version: identity.program_version.clone(),
-            protocol_min: identity.protocol_min,
-            protocol_max: identity.protocol_max,
-            layout_version: identity.layout_version,
-            hot_restart_version: identity.hot_restart_version.clone(),
-            epoch: self.options.epoch,
-            pid: identity.pid,
-            capabilities: identity.capabilities.clone(),
-            base_id: identity.base_id,
-            probe: false,
-        };
+        let hello = Hello { epoch: self.options.epoch, ..self.identity.hello() };
         self.request(hello);
     }
 
@@ -215,7 +206,7 @@ impl Child {
                 self.on_chunks(now, reply.chunks, reply.more, reply.next, true);
             }
             Message::DrainListenersReply(reply) if self.is_reply(request_id) => {
-                self.on_committed(reply.connections);
+                self.on_committed(now, reply.connections);
             }
             Message::ConnectionParcel(parcel) if self.may_get_parcels() => {
                 self.out.push(Action::TakeParcel { parcel, fds });
@@ -430,10 +421,11 @@ impl Child {
         }
     }
 
-    fn on_committed(&mut self, connections: u64) {
+    fn on_committed(&mut self, now: u64, connections: u64) {
         match &mut self.phase {
-            Phase::Committing { until } => {
-                let until = *until;
+            Phase::Committing { .. } => {
+                self.checking = None;
+                let until = now.saturating_add(self.deadlines.step_ms);
                 self.log(
                     Level::Info,
                     format!("the old process has stopped accepting; it has {connections} connections"),
@@ -459,11 +451,16 @@ impl Child {
         });
         let epoch = self.epoch();
         self.out.push(Action::TakeOver { epoch });
+        if std::mem::take(&mut self.parent_is_done) {
+            self.on_handover_done(now);
+        }
     }
 
     fn on_handover_done(&mut self, now: u64) {
         if let Phase::LastState { .. } = self.phase {
-            self.take_over(now, false);
+            // The last state comes first.
+            self.parent_is_done = true;
+            return;
         }
         let wants_totals = self.wants_totals();
         let until = now.saturating_add(self.deadlines.step_ms);
@@ -557,23 +554,36 @@ impl Child {
             }
             // It had given its word: it accepts only if we hang up, and we have not.
             Phase::LastState { .. } => {
+                self.parent_is_done = false;
                 self.take_over(now, false);
                 self.parent_ended(&format!("the old process has ended: {why}"));
             }
             _ => {
                 self.log(Level::Warn, format!("the running process has hung up: {why}"));
-                self.checking = Some(now.saturating_add(self.deadlines.parent_check_ms));
-                self.out.push(Action::CheckParent);
+                self.check_service(now);
             }
         }
     }
 
-    fn on_parent_lives(&mut self, now: u64, lives: bool) {
+    fn check_service(&mut self, now: u64) {
+        self.checking = Some(now.saturating_add(self.deadlines.check_ms));
+        // Without a word of the parent, there may be an elder.
+        let elder = self.parent.as_ref().is_none_or(|parent| parent.elder);
+        self.out.push(Action::CheckService { elder });
+    }
+
+    fn on_somebody_serves(&mut self, now: u64, serves: bool) {
         if self.checking.take().is_none() {
             return;
         }
-        if lives {
-            self.fail("the running process has hung up and goes on without this one".to_owned());
+        if serves {
+            self.fail("the process that it was taking over from is gone, and another one serves".to_owned());
+            return;
+        }
+        if self.linked {
+            // It hangs. Should it wake up, it finds the commit first.
+            self.log(Level::Warn, "the old process does not acknowledge; this one serves without".to_owned());
+            self.take_over(now, true);
             return;
         }
         self.log(
@@ -581,7 +591,6 @@ impl Child {
             "the running process is dead; going on with what it has handed over".to_owned(),
         );
         self.blobs = Assembler::default();
-        self.out.push(Action::ParentEnded);
         match self.phase {
             Phase::Greeting { .. } => self.prepare_cold(self.epoch()),
             Phase::Taking { .. } => {
@@ -598,6 +607,7 @@ impl Child {
             Phase::Committing { .. } => self.take_over(now, false),
             _ => {}
         }
+        self.out.push(Action::ParentEnded);
     }
 
     fn on_timer(&mut self, now: u64) {
@@ -606,7 +616,7 @@ impl Child {
         }
         if self.checking.is_some() {
             // Two processes that serve are better than none.
-            self.on_parent_lives(now, false);
+            self.on_somebody_serves(now, false);
             return;
         }
         match self.phase {
@@ -620,14 +630,7 @@ impl Child {
                 self.fail(format!("the running process does not hand over its {part:?}"))
             }
             Phase::Preparing { .. } => self.fail("this process does not get ready in time".to_owned()),
-            Phase::Committing { .. } => {
-                // It hangs. Should it wake up, it finds the commit first.
-                self.log(
-                    Level::Warn,
-                    "the old process does not acknowledge; this one serves without".to_owned(),
-                );
-                self.take_over(now, true);
-            }
+            Phase::Committing { .. } => self.check_service(now),
             Phase::LastState { .. } => {
                 self.log(Level::Warn, "the old process does not hand over its last state".to_owned());
                 self.take_over(now, false);

@@ -72,10 +72,11 @@ pub enum Action {
         /// Which connection.
         peer: PeerId,
     },
-    /// The commit: workers, admin interface and restart socket stop accepting, and keep their descriptors. Then
-    /// [`Event::AcceptStopped`].
+    /// The commit: workers, admin interface and restart socket stop accepting, and keep their descriptors. First of all
+    /// this process tells its own parent ([`crate::child::Event::Superseded`]); when all have stopped, and what they had
+    /// accepted is theirs, [`Event::AcceptStopped`].
     StopAccepting,
-    /// Undo [`Action::StopAccepting`] and [`Action::BeginDrain`]: this process serves again.
+    /// Undo [`Action::StopAccepting`] and [`Action::BeginDrain`]: this process serves again, and tells its own parent.
     ResumeAccepting,
     /// Close or move connections; [`Event::Drained`] when none is left.
     BeginDrain {

@@ -15,7 +15,7 @@ mod events;
 pub use events::{Action, Event, Part, PeerId};
 
 use crate::identity::{Identity, Level};
-use crate::limits::{Deadlines, PEERS_MAX, STRAY_FRAMES_MAX, WAITING_MAX};
+use crate::limits::{Deadlines, EPOCHS_AHEAD_MAX, PEERS_MAX, STRAY_FRAMES_MAX, WAITING_MAX};
 use crate::message::{
     Abort, DrainListeners, DrainListenersReply, Error, HandoverDone, Hello, HelloReply, Message,
     NotUnderstood, ParentProgress, Ping, Pong, Refusal, Terminated,
@@ -27,6 +27,8 @@ pub struct Parent {
     identity: Identity,
     epoch: u32,
     deadlines: Deadlines,
+    /// Whether the process that this one took over from still lives.
+    elder: bool,
     phase: Phase,
     /// Connections in the order in which they came.
     peers: Vec<Peer>,
@@ -100,7 +102,21 @@ impl Parent {
     /// The machine of a process that serves as this epoch.
     #[must_use]
     pub fn new(identity: Identity, epoch: u32, deadlines: Deadlines) -> Self {
-        Self { identity, epoch, deadlines, phase: Phase::Serving, peers: Vec::new(), out: Vec::new() }
+        Self {
+            identity,
+            epoch,
+            deadlines,
+            elder: false,
+            phase: Phase::Serving,
+            peers: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Says whether the process that this one took over from still lives: true after [`crate::child::Action::TakeOver`]
+    /// unless that was a cold start, false after [`crate::child::Action::ParentEnded`]. A child is told.
+    pub fn set_elder(&mut self, lives: bool) {
+        self.elder = lives;
     }
 
     /// Whether this process owns the restart socket: it has not committed to a child, or has taken the service back.
@@ -230,30 +246,35 @@ impl Parent {
             self.refuse(id, request_id, Refusal::Epoch, "no epoch follows this one");
             return;
         };
-        if let Some(epoch) = hello.epoch
-            && epoch != expected
+        let wanted = hello.epoch.unwrap_or(expected);
+        if let Phase::Attempt(_) = self.phase
+            && (expected..=expected.saturating_add(EPOCHS_AHEAD_MAX)).contains(&wanted)
         {
-            let text = format!(
-                "the running process has restart epoch {}, so {expected} is next, not {epoch}",
-                self.epoch
-            );
-            self.refuse(id, request_id, Refusal::Epoch, &text);
+            self.let_wait(now, id, request_id, hello);
+        } else if wanted == expected {
+            self.begin_attempt(now, id, request_id, &hello, expected);
+        } else {
+            self.refuse_epoch(id, request_id, wanted);
+        }
+    }
+
+    fn refuse_epoch(&mut self, id: PeerId, request_id: u32, wanted: u32) {
+        let (ours, next) = (self.epoch, self.epoch.saturating_add(1));
+        let text = format!("the running process has restart epoch {ours}, so {next} is next, not {wanted}");
+        self.refuse(id, request_id, Refusal::Epoch, &text);
+    }
+
+    fn let_wait(&mut self, now: u64, id: PeerId, request_id: u32, hello: Hello) {
+        let waiting =
+            self.peers.iter().filter(|peer| matches!(peer.state, PeerState::Waiting { .. })).count();
+        if waiting >= WAITING_MAX {
+            let text = format!("a restart is going on and {waiting} more are waiting");
+            self.refuse(id, request_id, Refusal::Busy, &text);
             return;
         }
-        if let Phase::Attempt(_) = self.phase {
-            let waiting =
-                self.peers.iter().filter(|peer| matches!(peer.state, PeerState::Waiting { .. })).count();
-            if waiting >= WAITING_MAX {
-                let text = format!("a restart is going on and {waiting} more are waiting");
-                self.refuse(id, request_id, Refusal::Busy, &text);
-                return;
-            }
-            self.log(Level::Info, format!("process {} waits: another restart is going on", hello.pid));
-            let until = now.saturating_add(self.deadlines.turn_ms);
-            self.set_state(id, PeerState::Waiting { until, request_id, hello });
-            return;
-        }
-        self.begin_attempt(now, id, request_id, &hello, expected);
+        self.log(Level::Info, format!("process {} waits: another restart is going on", hello.pid));
+        let until = now.saturating_add(self.deadlines.turn_ms);
+        self.set_state(id, PeerState::Waiting { until, request_id, hello });
     }
 
     fn begin_attempt(&mut self, now: u64, id: PeerId, request_id: u32, hello: &Hello, epoch: u32) {
@@ -294,6 +315,7 @@ impl Parent {
             capabilities: identity.capabilities.clone(),
             base_id: identity.base_id,
             busy: hello.probe && matches!(self.phase, Phase::Attempt(_)),
+            elder: self.elder,
         };
         self.send(id, request_id, reply);
     }
@@ -475,13 +497,20 @@ impl Parent {
     /// The attempt is over without a commit: the next in the queue gets its turn.
     fn next_attempt(&mut self, now: u64) {
         self.phase = Phase::Serving;
-        let next = self.peers.iter().find_map(|peer| match &peer.state {
-            PeerState::Waiting { request_id, hello, .. } => Some((peer.id, *request_id, hello.clone())),
-            _ => None,
-        });
-        // Its epoch was looked at when it came, and this process still has the same.
-        if let (Some((id, request_id, hello)), Some(epoch)) = (next, self.epoch.checked_add(1)) {
-            self.begin_attempt(now, id, request_id, &hello, epoch);
+        let Some(epoch) = self.epoch.checked_add(1) else { return };
+        while matches!(self.phase, Phase::Serving) {
+            let next = self.peers.iter().find_map(|peer| match &peer.state {
+                PeerState::Waiting { request_id, hello, .. } => Some((peer.id, *request_id, hello.clone())),
+                _ => None,
+            });
+            match next {
+                None => return,
+                Some((id, request_id, hello)) => match hello.epoch {
+                    // It came for the place behind the one that has just failed.
+                    Some(wanted) if wanted != epoch => self.refuse_epoch(id, request_id, wanted),
+                    _ => self.begin_attempt(now, id, request_id, &hello, epoch),
+                },
+            }
         }
     }
 
