@@ -149,6 +149,21 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_is_in_the_documentation() {
+        let page = include_str!("../../docs/life-of-a-restart.md");
+        for kind in 1_u16.. {
+            let mut bytes = Frame::new(0, Message::Unknown(kind)).encode().unwrap();
+            bytes[4..6].copy_from_slice(&kind.to_le_bytes());
+            let message = Frame::decode(&bytes).unwrap().message;
+            if let Message::Unknown(_) = message {
+                assert_eq!(kind, 24);
+                break;
+            }
+            assert!(page.contains(&format!("\n| {kind} | {} |", message.name())), "{message:?}");
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_read_and_its_body_is_not() {
         let bytes = *b"OUR\x01\xff\xff\0\0\0\0\0\0\x02\0\0\0\xff\xff";
         assert_eq!(Frame::decode(&bytes).unwrap().message, Message::Unknown(0xffff));

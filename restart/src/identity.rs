@@ -1,7 +1,7 @@
 //! What a process says of itself, and what two processes make of it.
 
 use crate::PROTOCOL_VERSION;
-use crate::message::Hello;
+use crate::message::{Hello, HelloReply};
 
 /// Lowest version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
@@ -65,6 +65,23 @@ impl Identity {
     pub fn common_protocol(&self, min: u32, max: u32) -> Option<u32> {
         let highest = self.protocol_max.min(max);
         (highest >= self.protocol_min.max(min)).then_some(highest)
+    }
+
+    /// What speaks against taking over from the process that answers like this; `wanted` is the epoch asked for.
+    pub(crate) fn objection(&self, wanted: Option<u32>, reply: &HelloReply) -> Option<String> {
+        if reply.base_id != self.base_id {
+            Some(format!("base id {} answers, not {}", reply.base_id, self.base_id))
+        } else if reply.protocol < self.protocol_min || reply.protocol > self.protocol_max {
+            Some(format!("it wants version {} of the restart protocol", reply.protocol))
+        } else if wanted.is_some_and(|epoch| epoch != reply.child_epoch)
+            || reply.epoch.checked_add(1) != Some(reply.child_epoch)
+        {
+            let asked = wanted.map_or_else(|| "auto".to_owned(), |epoch| epoch.to_string());
+            let (epoch, child_epoch) = (reply.epoch, reply.child_epoch);
+            Some(format!("it has restart epoch {epoch} and offers {child_epoch}; asked for was {asked}"))
+        } else {
+            None
+        }
     }
 
     /// Whether a capability is on both sides.

@@ -506,19 +506,20 @@ fn place(new: &Path, path: &Path, address: &Address) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(BindError::Io(error)),
     };
+    let here = rustix::fs::CWD;
     if found.is_none() {
-        // A link, unlike a rename, does not replace what somebody else put there in the meantime.
-        return match std::fs::hard_link(new, path) {
-            Ok(()) => std::fs::remove_file(new).map_err(BindError::Io),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BindError::InUse),
-            Err(error) => Err(BindError::Io(error)),
+        return match rustix::fs::renameat_with(here, new, here, path, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // Somebody was quicker.
+            Err(Errno::EXIST) => Err(BindError::InUse),
+            Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(new, path).map_err(BindError::Io),
+            Err(error) => Err(error.into()),
         };
     }
     // Nobody answers only if the kernel says so; a queue that is full has somebody behind it.
     if !matches!(Connection::connect_checked(address, |_| true), Err((ConnectFailure::Nobody, _))) {
         return Err(BindError::InUse);
     }
-    let here = rustix::fs::CWD;
     match rustix::fs::renameat_with(here, new, here, path, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         // Not every file system can exchange.

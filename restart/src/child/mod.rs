@@ -38,6 +38,8 @@ pub struct Child {
     parent: Option<HelloReply>,
     /// No retry of the connection after this time.
     turn_until: u64,
+    /// There was a parent, which died before it said anything: that there is none is no mistake of the operator.
+    met: bool,
     request_id: u32,
     sockets: usize,
     strays: u32,
@@ -62,6 +64,7 @@ impl Child {
             checking: None,
             parent: None,
             turn_until: 0,
+            met: false,
             request_id: 0,
             sockets: 0,
             strays: 0,
@@ -145,7 +148,7 @@ impl Child {
 
     fn on_connect_failed(&mut self, now: u64, failure: ConnectFailure, why: &str) {
         let Phase::Connecting { until, .. } = self.phase else { return };
-        let cold = self.options.epoch.is_none() || self.options.cold_without_parent;
+        let cold = self.options.epoch.is_none() || self.options.cold_without_parent || self.met;
         match (failure, self.options.epoch) {
             (ConnectFailure::Nobody, epoch) if cold => {
                 self.log(Level::Info, format!("no process to take over from ({why}): a cold start"));
@@ -195,17 +198,17 @@ impl Child {
             Message::NotUnderstood(unknown) => self.on_not_understood(now, request_id, &unknown),
             Message::Abort(Abort { reason }) => self.fail(format!("the running process says: {reason}")),
             Message::Error(error) => self.on_error(now, &error),
-            Message::HelloReply(reply) if self.is_reply(request_id) => self.on_hello_reply(now, reply),
-            Message::ListenSocketsReply(reply) if self.is_reply(request_id) => {
+            Message::HelloReply(reply) if request_id == self.request_id => self.on_hello_reply(now, reply),
+            Message::ListenSocketsReply(reply) if request_id == self.request_id => {
                 self.on_listen_sockets(now, reply.sockets, fds, reply.more, reply.next);
             }
-            Message::StateReply(reply) if self.is_reply(request_id) => {
+            Message::StateReply(reply) if request_id == self.request_id => {
                 self.on_chunks(now, reply.chunks, reply.more, reply.next, false);
             }
-            Message::TotalsReply(reply) if self.is_reply(request_id) => {
+            Message::TotalsReply(reply) if request_id == self.request_id => {
                 self.on_chunks(now, reply.chunks, reply.more, reply.next, true);
             }
-            Message::DrainListenersReply(reply) if self.is_reply(request_id) => {
+            Message::DrainListenersReply(reply) if request_id == self.request_id => {
                 self.on_committed(now, reply.connections);
             }
             Message::ConnectionParcel(parcel) if self.may_get_parcels() => {
@@ -227,10 +230,6 @@ impl Child {
         }
     }
 
-    fn is_reply(&self, request_id: u32) -> bool {
-        request_id == self.request_id
-    }
-
     fn may_get_parcels(&self) -> bool {
         let shares = |parent: &HelloReply| self.identity.shares(CAPABILITY_PARCELS, &parent.capabilities);
         matches!(self.phase, Phase::LastState { .. } | Phase::Serving(_))
@@ -239,19 +238,7 @@ impl Child {
 
     fn on_hello_reply(&mut self, now: u64, reply: HelloReply) {
         let Phase::Greeting { .. } = self.phase else { return };
-        let problem = if reply.base_id != self.identity.base_id {
-            Some(format!("base id {} answers, not {}", reply.base_id, self.identity.base_id))
-        } else if reply.protocol < self.identity.protocol_min || reply.protocol > self.identity.protocol_max {
-            Some(format!("it wants version {} of the restart protocol", reply.protocol))
-        } else if self.options.epoch.is_some_and(|epoch| epoch != reply.child_epoch)
-            || reply.epoch.checked_add(1) != Some(reply.child_epoch)
-        {
-            let wanted = self.options.epoch.map_or_else(|| "auto".to_owned(), |epoch| epoch.to_string());
-            let (epoch, child_epoch) = (reply.epoch, reply.child_epoch);
-            Some(format!("it has restart epoch {epoch} and offers {child_epoch}; asked for was {wanted}"))
-        } else {
-            None
-        };
+        let problem = self.identity.objection(self.options.epoch, &reply);
         if let Some(problem) = problem {
             self.fail(format!("cannot take over from process {}: {problem}", reply.pid));
             return;
@@ -527,7 +514,7 @@ impl Child {
     fn on_not_understood(&mut self, now: u64, request_id: u32, unknown: &NotUnderstood) {
         let text = format!("the other process does not know messages of kind {}", unknown.kind);
         match self.phase {
-            _ if !self.is_reply(request_id) => self.log(Level::Debug, text),
+            _ if request_id != self.request_id => self.log(Level::Debug, text),
             Phase::Taking { part: Part::Totals, .. } => {
                 self.log(Level::Warn, format!("{text}: counters begin at zero"));
                 self.prepare(now);
@@ -557,6 +544,12 @@ impl Child {
                 self.parent_is_done = false;
                 self.take_over(now, false);
                 self.parent_ended(&format!("the old process has ended: {why}"));
+            }
+            // It may have been waiting behind another one, which takes over now: asks again.
+            Phase::Greeting { .. } => {
+                self.met = true;
+                let retry_at = Some(now.saturating_add(self.deadlines.connect_retry_ms));
+                self.phase = Phase::Connecting { until: self.turn_until, retry_at };
             }
             _ => {
                 self.log(Level::Warn, format!("the running process has hung up: {why}"));
@@ -592,7 +585,6 @@ impl Child {
         );
         self.blobs = Assembler::default();
         match self.phase {
-            Phase::Greeting { .. } => self.prepare_cold(self.epoch()),
             Phase::Taking { .. } => {
                 self.phase = Phase::Preparing { until: None };
                 let epoch = self.epoch();

@@ -35,7 +35,7 @@ pub enum Event {
     Timer,
     /// All workers have stopped accepting, and own what was accepted until then.
     AcceptStopped,
-    /// How many connections are left, while draining.
+    /// How many connections are left, while draining. The child is told each time: not for every single connection.
     ConnectionsLeft(u64),
     /// No connection is left.
     Drained {
@@ -86,6 +86,14 @@ pub enum Action {
         drain: DrainListeners,
         /// Whether connections move: both sides can and the child wants it.
         live: bool,
+    },
+    /// A child that was taking over, or had taken over, has failed; this process serves. For whoever reports how a
+    /// restart went: the counterpart is [`Action::StopAccepting`]. It is in the log as well.
+    AttemptFailed {
+        /// The epoch of the child.
+        epoch: u32,
+        /// Why.
+        why: String,
     },
     /// The child has answered parcels.
     ParcelsAnswered(ParcelReply),

@@ -463,6 +463,7 @@ impl Parent {
         match (&mut self.phase, peer.state) {
             (Phase::Attempt(attempt), PeerState::Child) => {
                 let epoch = attempt.epoch;
+                self.out.push(Action::AttemptFailed { epoch, why: why.to_owned() });
                 self.log(
                     Level::Warn,
                     format!("restart epoch {epoch} failed before it took over ({why}); this process goes on"),
@@ -492,6 +493,7 @@ impl Parent {
         self.log(Level::Warn, format!("{why}; this process serves again instead of restart epoch {epoch}"));
         self.phase = Phase::Serving;
         self.out.push(Action::ResumeAccepting);
+        self.out.push(Action::AttemptFailed { epoch, why: why.to_owned() });
     }
 
     /// The attempt is over without a commit: the next in the queue gets its turn.

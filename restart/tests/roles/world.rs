@@ -403,6 +403,13 @@ impl World {
             child::Action::Prepare { epoch, cold } => {
                 self.processes[number].epoch = Some(epoch);
                 self.processes[number].cold = cold;
+                // What binding the restart socket says.
+                let in_use = self.processes.iter().any(|process| process.alive && process.holds);
+                if !self.processes[number].holds && in_use {
+                    self.up(number, child::Event::Failed { why: "another process is running".to_owned() });
+                    return;
+                }
+                self.processes[number].holds = true;
                 if self.workers_start {
                     self.workers_accept(number);
                 }
@@ -495,7 +502,9 @@ impl World {
                 self.processes[number].exited = true;
                 self.kill(number);
             }
-            parent::Action::ParcelsAnswered(_) | parent::Action::Log(..) => {}
+            parent::Action::AttemptFailed { .. }
+            | parent::Action::ParcelsAnswered(_)
+            | parent::Action::Log(..) => {}
         }
     }
 }
