@@ -138,6 +138,9 @@ impl Parent {
     }
 
     /// Takes an event and says what to do.
+    ///
+    /// What this process's own parent has said ([`crate::Child`]) is to be read before the frames of children: if that is
+    /// an Abort, this process ends, and gives [`Event::Stopping`] to this machine.
     pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
         if matches!(self.phase, Phase::Ended) {
             return match event {

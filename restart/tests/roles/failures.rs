@@ -203,10 +203,11 @@ fn a_storm_of_restarts_kills_and_pauses_always_ends_with_one_that_serves() {
                     }
                 }
                 4 => {
-                    // Whoever dies, one that accepts or is about to stays.
+                    // Whoever dies, one that accepts stays; one that hangs may have been given up already.
                     let alive = world.alive();
                     let victim = alive[world.random(alive.len())];
-                    if world.serving().iter().any(|number| *number != victim) {
+                    let stays = |number: &usize| *number != victim && !world.processes[*number].frozen;
+                    if world.serving().iter().any(stays) {
                         world.kill(victim);
                         deaths += 1;
                     }

@@ -217,21 +217,32 @@ impl World {
         }
         for (number, wire) in self.wires.iter().enumerate() {
             if wire.parent_open && wire.parent.is_some_and(|parent| self.runs(parent)) {
+                // What its own parent said comes first: that may be an Abort.
+                let parent = wire.parent;
+                let of_parent = |up: &Wire| Some(up.child) == parent && up.child_open && !up.down.is_empty();
+                if self.wires.iter().any(of_parent) {
+                    self.steps_down(&mut steps, number, wire);
+                    continue;
+                }
                 if !wire.up.is_empty() {
                     steps.push(Step::FrameUp(number));
                 } else if !wire.child_open {
                     steps.push(Step::ChildGone(number));
                 }
             }
-            if wire.child_open && self.runs(wire.child) {
-                if !wire.down.is_empty() {
-                    steps.push(Step::FrameDown(number));
-                } else if !wire.parent_open {
-                    steps.push(Step::ParentGone(number));
-                }
-            }
+            self.steps_down(&mut steps, number, wire);
         }
         steps
+    }
+
+    fn steps_down(&self, steps: &mut Vec<Step>, number: usize, wire: &Wire) {
+        if wire.child_open && self.runs(wire.child) {
+            if !wire.down.is_empty() {
+                steps.push(Step::FrameDown(number));
+            } else if !wire.parent_open {
+                steps.push(Step::ParentGone(number));
+            }
+        }
     }
 
     /// Does one thing that can be done now; false if there is none.
