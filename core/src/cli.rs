@@ -6,6 +6,7 @@ mod signals;
 pub mod stats;
 pub mod top;
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 
 use self::stats::StatsArgs;
 use self::top::TopArgs;
-use crate::server::{Instance, Options};
+use crate::server::{DrainStrategy, Instance, Options, RestartOptions};
 
 /// Done.
 const DONE: u8 = 0;
@@ -72,6 +73,47 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub base_id_path: Option<PathBuf>,
 
+    /// Which process of the instance this is: 0 for the first, then one more each time; `auto` for the one after whoever
+    /// serves, or 0 if nobody does.
+    #[arg(long, value_name = "N|auto", default_value = "0", value_parser = epoch, conflicts_with = "use_dynamic_base_id")]
+    pub restart_epoch: Epoch,
+
+    /// Seconds over which the process before sends its clients away.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub drain_time_s: u64,
+
+    /// How it sends them away.
+    #[arg(long, value_enum, default_value_t = Strategy::Gradual)]
+    pub drain_strategy: Strategy,
+
+    /// Seconds after which the process before ends, whatever is left.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub parent_shutdown_time_s: u64,
+
+    /// Restart socket: a path, or @NAME for the abstract namespace [default: in a private directory].
+    #[arg(long, value_name = "PATH|@NAME")]
+    pub socket_path: Option<OsString>,
+
+    /// Permission bits of the restart socket, octal.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal_mode)]
+    pub socket_mode: u32,
+
+    /// Start as if nobody had served before if an epoch above 0 finds nobody.
+    #[arg(long)]
+    pub skip_hot_restart_on_no_parent: bool,
+
+    /// Do not take totals from a process whose shared memory has another layout.
+    #[arg(long)]
+    pub skip_hot_restart_parent_stats: bool,
+
+    /// No hot restarts: nothing is shared with other processes, counters included.
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+
+    /// Print the version that must agree for a hot restart, and exit.
+    #[arg(long)]
+    pub hot_restart_version: bool,
+
     /// File to write the address of the admin interface to, once it listens.
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
@@ -105,6 +147,19 @@ pub enum Mode {
     Serve,
     /// Check the configuration, then exit: with 0 if it is right, with 2 and every error if it is not.
     Validate,
+}
+
+/// Restart epoch; `None` is `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(pub Option<u32>);
+
+/// How clients are sent away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// More and more of them over the drain time.
+    Gradual,
+    /// Each with its next response.
+    Immediate,
 }
 
 /// How much is logged; each level includes those after it.
@@ -174,6 +229,20 @@ impl From<Args> for Options {
             } else {
                 Instance::BaseId(args.base_id)
             },
+            restart: RestartOptions {
+                epoch: args.restart_epoch.0,
+                disabled: args.disable_hot_restart,
+                cold_without_parent: args.skip_hot_restart_on_no_parent,
+                parent_stats: !args.skip_hot_restart_parent_stats,
+                drain_time_s: args.drain_time_s,
+                drain_strategy: match args.drain_strategy {
+                    Strategy::Gradual => DrainStrategy::Gradual,
+                    Strategy::Immediate => DrainStrategy::Immediate,
+                },
+                parent_shutdown_time_s: args.parent_shutdown_time_s,
+                socket_path: args.socket_path,
+                socket_mode: args.socket_mode,
+            },
             base_id_path: args.base_id_path,
             admin_address_path: args.admin_address_path,
             log_level: args.log_level.to_tracing(),
@@ -218,6 +287,18 @@ fn allowed_cpus() -> Vec<usize> {
 fn workers(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= MAX_WORKERS);
     number.ok_or_else(|| format!("expected a number from 1 to {MAX_WORKERS}"))
+}
+
+fn epoch(text: &str) -> Result<Epoch, String> {
+    if text == "auto" {
+        return Ok(Epoch(None));
+    }
+    text.parse().map(|epoch| Epoch(Some(epoch))).map_err(|_| "expected a number or \"auto\"".into())
+}
+
+fn octal_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "expected permission bits such as 600".into())
 }
 
 #[cfg(test)]

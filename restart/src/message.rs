@@ -217,6 +217,10 @@ pub struct DrainListeners {
     /// Whether connections are to be moved, as far as both can.
     #[prost(bool, tag = "3")]
     pub live: bool,
+    /// Bound addresses of listening sockets that the child has no use for: the parent serves what waits in their queues,
+    /// and closes them. A child that says nothing here keeps all.
+    #[prost(string, repeated, tag = "4")]
+    pub released: Vec<String>,
 }
 
 /// Parent to child: nothing is accepted here any more.
@@ -497,6 +501,42 @@ messages! {
     21 Ping,
     22 Pong,
     23 Superseded,
+    24 RestartRequest,
+    25 RestartReport,
+}
+
+/// Operator to a serving process: start your successor. The process answers it itself; the roles know nothing of it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RestartRequest {
+    /// Arguments of the successor instead of those that the process was started with.
+    #[prost(string, repeated, tag = "1")]
+    pub arguments: Vec<String>,
+    /// Whether `arguments` are meant; otherwise the successor gets the process's own.
+    #[prost(bool, tag = "2")]
+    pub replaces_arguments: bool,
+}
+
+/// Serving process to operator: how the restart went.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RestartReport {
+    /// The successor serves.
+    #[prost(bool, tag = "1")]
+    pub succeeded: bool,
+    /// Epoch of the successor.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// Process id of the successor; 0 if there was none.
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    /// Why it failed.
+    #[prost(string, tag = "4")]
+    pub why: String,
+    /// From the request to the commit, or to the failure, in milliseconds.
+    #[prost(uint64, tag = "5")]
+    pub took_ms: u64,
+    /// Process id of the process that answers.
+    #[prost(uint32, tag = "6")]
+    pub parent_pid: u32,
 }
 
 /// The text, cut at a character so that it fits into a message and a log line.

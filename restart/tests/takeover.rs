@@ -185,7 +185,7 @@ impl Process {
                         self.listener = Some(Listener::bind(&self.address, 0o600).unwrap());
                     }
                     self.accepts = true;
-                    self.up(child::Event::WorkersAccepting { workers: 1 });
+                    self.up(child::Event::WorkersAccepting { workers: 1, released: Vec::new() });
                 }
                 child::Action::CheckService { .. } => match Connection::connect(&self.address) {
                     Ok(mut probe) => {

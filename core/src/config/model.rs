@@ -5,6 +5,7 @@
 //!
 //! [`NEVER`]: crate::base::clock::NEVER
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +63,16 @@ pub enum Address {
     Ip(SocketAddr),
     /// Unix stream socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    /// As users write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `[[listeners]]`.

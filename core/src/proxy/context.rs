@@ -9,7 +9,7 @@ use ouro_shm::Block;
 
 use super::access_log::LogBuffer;
 use super::http1::Exchange;
-use crate::base::clock::Micros;
+use crate::base::clock::{Micros, Millis};
 use crate::base::http::Fields;
 use crate::base::random::Random;
 use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
@@ -17,6 +17,22 @@ use crate::ring::Ring;
 use crate::route::RouteTable;
 use crate::stats::{HttpScope, ListenerScope, TcpScope, WorkerScope};
 use crate::upstream::Upstreams;
+
+/// How clients are sent away while another process takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// They stay.
+    None,
+    /// Each with its next response.
+    AtOnce,
+    /// With a chance that grows from nothing to certainty over this time, so that they do not all come back at once.
+    Gradually {
+        /// When it began, on the worker's clock.
+        since: Millis,
+        /// How long it takes.
+        over_ms: Millis,
+    },
+}
 
 /// Worker-wide state; one per worker, never shared with another.
 pub struct Context {
@@ -28,8 +44,8 @@ pub struct Context {
     pub random: RefCell<Random>,
     /// The worker is on its way out: connections end as soon as they decently can.
     pub draining: Cell<bool>,
-    /// Clients are told with their next response to come back elsewhere; nothing is closed before that.
-    pub farewell: Cell<bool>,
+    /// Whether clients are told with their next response to come back elsewhere; nothing is closed before that.
+    pub farewell: Cell<Farewell>,
     /// Access-log lines on their way to the writer.
     pub log: RefCell<LogBuffer>,
     /// Scratch table for the head that is being looked at.
@@ -55,7 +71,7 @@ impl Context {
             upstreams,
             random: RefCell::new(Random::new(seed)),
             draining: Cell::new(false),
-            farewell: Cell::new(false),
+            farewell: Cell::new(Farewell::None),
             log: RefCell::new(log),
             fields: RefCell::default(),
             spare: RefCell::default(),
@@ -63,9 +79,26 @@ impl Context {
         }
     }
 
-    /// Whether a response that begins now is the last on its connection.
+    /// Whether every connection ends with its next response.
+    pub(super) fn ends_connections(&self) -> bool {
+        self.draining.get() || self.farewell.get() == Farewell::AtOnce
+    }
+
+    /// Whether connections end that could have gone on.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.draining.get() || self.farewell.get() != Farewell::None
+    }
+
+    /// Whether a response that begins now is the last on its connection. To be asked once for each response: while
+    /// clients are sent away gradually, it is a matter of chance.
     pub(super) fn says_farewell(&self) -> bool {
-        self.draining.get() || self.farewell.get()
+        if self.ends_connections() {
+            return true;
+        }
+        let Farewell::Gradually { since, over_ms } = self.farewell.get() else { return false };
+        let chance = usize::try_from(self.ring.now().saturating_sub(since)).unwrap_or(usize::MAX);
+        let certainty = usize::try_from(over_ms).unwrap_or(usize::MAX);
+        chance >= certainty || self.random.borrow_mut().below(certainty) < chance
     }
 
     /// Appends the time as an HTTP date (RFC 9110 section 5.6.7), formatted once a second.

@@ -16,7 +16,7 @@ mod reply;
 pub mod tcp;
 
 pub use access_log::{Deliver, LogBuffer, Record};
-pub use context::{Context, Full, Gate, HttpService, Permit, TcpService};
+pub use context::{Context, Farewell, Full, Gate, HttpService, Permit, TcpService};
 
 use crate::base::clock::Millis;
 use crate::ring::Ring;

@@ -20,6 +20,7 @@ mod driver;
 mod kernel;
 pub mod mailbox;
 mod queue;
+mod readiness;
 mod schedule;
 mod setup;
 mod socket;
@@ -40,6 +41,7 @@ use socket2::SockAddr;
 pub use self::buffers::{Chunk, WriteBuf};
 pub use self::driver::RingStats;
 use self::driver::{Driver, Listener};
+pub use self::readiness::readiness;
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 pub use self::socket::Link;
@@ -459,6 +461,19 @@ impl Acceptor {
             return Some(Ok(fd));
         }
         listener.error.take().map(Err)
+    }
+
+    /// The address that it is bound to, as configurations have it; empty if it cannot be told.
+    #[must_use]
+    pub fn local_address(&self) -> String {
+        let driver = self.ring.shared.driver.borrow();
+        let Some(listener) = driver.listeners.get(self.id) else { return String::new() };
+        let Ok(address) = socket2::SockRef::from(&listener.fd).local_addr() else { return String::new() };
+        match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, Some(path)) => format!("unix:{}", path.display()),
+            (None, None) => String::new(),
+        }
     }
 
     /// Stops accepting; what is accepted already can still be taken.

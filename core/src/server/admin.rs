@@ -9,13 +9,12 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::listen::Shown;
-use super::{Options, counting::Counting};
-use crate::config::model::{Address, Model, Protocol};
+use super::Surroundings;
+use super::counting::Counting;
+use crate::config::model::{Address, Protocol};
 use crate::control::admin::{
     self, AdminListener, AdminState, BoundListener, Command, ProcessInfo, QUEUED_COMMANDS, Stage, Status,
 };
-use crate::ring::Capabilities;
 use crate::upstream::Endpoints;
 
 /// Endpoints of one cluster: address and weight.
@@ -32,7 +31,7 @@ impl EndpointBook {
         if book.len() <= cluster {
             book.resize(cluster + 1, Vec::new());
         }
-        book[cluster] = endpoints.iter().map(|e| (Shown(&e.address).to_string(), e.weight)).collect();
+        book[cluster] = endpoints.iter().map(|e| (e.address.to_string(), e.weight)).collect();
     }
 
     fn read(&self, cluster: usize) -> Members {
@@ -68,11 +67,11 @@ impl Admin {
     pub(super) fn start(listener: AdminListener, state: AdminState) -> Self {
         if !listener.is_local() {
             tracing::warn!(
-                address = %Shown(listener.address()),
+                address = %listener.address(),
                 "the admin interface can be reached from other machines: whoever does can stop this process"
             );
         }
-        tracing::info!(address = %Shown(listener.address()), "admin interface");
+        tracing::info!(address = %listener.address(), "admin interface");
         let (stop, stopped) = oneshot::channel();
         let task = tokio::task::spawn_local(async move {
             let ended = async {
@@ -95,13 +94,12 @@ impl Admin {
 /// Everything that the interface shows.
 pub(super) fn state(
     desk: &Desk,
-    model: &Arc<Model>,
-    options: &Options,
+    surroundings: &Surroundings<'_>,
     addresses: &[Address],
     counting: &Counting,
     book: &EndpointBook,
-    capabilities: &Capabilities,
 ) -> AdminState {
+    let Surroundings { model, options, .. } = surroundings;
     let segment = counting.segment().clone();
     let book = book.clone();
     let listeners = model.listeners.iter().zip(addresses).map(|(listener, address)| BoundListener {
@@ -118,14 +116,15 @@ pub(super) fn state(
         endpoints: Box::new(move |cluster| book.read(cluster)),
         model: Arc::clone(model),
         listeners: listeners.collect(),
-        process: process(options, counting, capabilities),
+        process: process(surroundings, counting),
         status: Arc::clone(&desk.status),
         names: model.admin.as_ref().map(|admin| admin.names.clone()).unwrap_or_default(),
         commands: desk.sender.clone(),
     }
 }
 
-fn process(options: &Options, counting: &Counting, capabilities: &Capabilities) -> ProcessInfo {
+fn process(surroundings: &Surroundings<'_>, counting: &Counting) -> ProcessInfo {
+    let Surroundings { options, capabilities, base_id, .. } = surroundings;
     let path = |path: &Option<std::path::PathBuf>| {
         path.as_deref().map_or(serde_json::Value::Null, |path: &Path| json!(path.display().to_string()))
     };
@@ -137,7 +136,7 @@ fn process(options: &Options, counting: &Counting, capabilities: &Capabilities) 
         started: (Instant::now(), SystemTime::now()),
         command_line: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         options: vec![
-            ("base_id", json!(counting.base_id())),
+            ("base_id", json!(base_id)),
             ("restart_epoch", json!(counting.epoch())),
             ("config_path", path(&options.config_path)),
             ("concurrency", json!(options.workers)),

@@ -9,7 +9,6 @@ use ouro_shm::{
 };
 
 use super::Options;
-use super::listen::Shown;
 use crate::config::model::{Address, Cluster, Model, Protocol};
 use crate::stats::render::server;
 use crate::stats::{ClusterScope, Entities, ListenerEntities, ServerScope};
@@ -34,7 +33,6 @@ const FOLD_PERIOD: Duration = Duration::from_secs(5);
 pub(super) struct Counting {
     membership: Membership,
     entities: Arc<Entities>,
-    base_id: u32,
     epoch: u32,
     /// Where the control thread counts.
     stripe: Stripe,
@@ -43,22 +41,15 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Opens the segment and files the parts of the configuration in it.
-    pub(super) fn start(options: &Options, model: &Model) -> Result<Self, SegmentError> {
-        let size = model.server.stats_memory;
-        let (segment, base_id) = match options.instance {
-            Instance::BaseId(base_id) => {
-                let (segment, events) = Segment::open(&SegmentOptions { base_id, size })?;
-                for event in events {
-                    tracing::warn!("{event}");
-                }
-                (segment, base_id)
-            }
-            Instance::Dynamic => Segment::create_dynamic(size)?,
-        };
+    /// Joins the instance and files the parts of the configuration in its segment.
+    pub(super) fn start(
+        segment: &Segment,
+        options: &Options,
+        model: &Model,
+        epoch: u32,
+    ) -> Result<Self, SegmentError> {
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
-        let epoch = 0;
         let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
         let entities = Entities {
             listeners: model
@@ -81,14 +72,9 @@ impl Counting {
         let server = stripe.block(membership.register(&[]));
         server.add(ServerScope::CONFIG_WARNINGS, model.warnings.len() as u64);
         let entities = Arc::new(entities);
-        let counting = Self { membership, entities, base_id, epoch, stripe, server, started: Instant::now() };
+        let counting = Self { membership, entities, epoch, stripe, server, started: Instant::now() };
         counting.report();
         Ok(counting)
-    }
-
-    /// The base id of the instance.
-    pub(super) fn base_id(&self) -> u32 {
-        self.base_id
     }
 
     /// The process serves now; counts how long it took to get here.
@@ -116,7 +102,7 @@ impl Counting {
     /// The endpoints of a cluster, each with what its counters are filed under.
     pub(super) fn endpoints(&self, cluster: &Cluster, resolved: &Resolved) -> Endpoints {
         let file = |(address, weight): &(Address, u32)| KnownEndpoint {
-            entity: self.membership.register(&[&cluster.name, &Shown(address).to_string()]),
+            entity: self.membership.register(&[&cluster.name, &address.to_string()]),
             address: address.clone(),
             weight: *weight,
         };
@@ -152,6 +138,25 @@ impl Counting {
         for report in self.membership.take_reports() {
             tracing::warn!("{report}");
         }
+    }
+}
+
+/// Opens the segment of the instance; says, too, what its base id is.
+pub(super) fn open(options: &Options, model: &Model) -> Result<(Segment, u32), SegmentError> {
+    let size = model.server.stats_memory;
+    match options.instance {
+        _ if options.restart.disabled => {
+            let base_id = if let Instance::BaseId(base_id) = options.instance { base_id } else { 0 };
+            Ok((Segment::private(size), base_id))
+        }
+        Instance::BaseId(base_id) => {
+            let (segment, events) = Segment::open(&SegmentOptions { base_id, size })?;
+            for event in events {
+                tracing::warn!("{event}");
+            }
+            Ok((segment, base_id))
+        }
+        Instance::Dynamic => Segment::create_dynamic(size),
     }
 }
 

@@ -16,22 +16,27 @@ use crate::control::access_log::Job;
 use crate::ring::Capabilities;
 use crate::ring::mailbox::{self, Sender};
 use crate::upstream::Endpoints;
-use crate::worker::{Connections, Message, Worker};
+use crate::worker::{Connections, Message, Report, Worker};
 
 /// What a worker reports.
 #[derive(Debug)]
 pub(super) enum Event {
     /// It accepts connections.
     Ready,
+    /// It accepts nothing any more for the time being.
+    Paused,
     /// It has ended, regularly or for a reason.
     Ended(Result<(), String>),
 }
 
+/// Events of a worker that may wait for the server.
+const EVENTS_PER_WORKER: usize = 8;
+
 /// What workers start with.
 pub(super) struct Start<'a> {
     pub(super) model: &'a Arc<Model>,
-    /// Per listener, a socket for each worker.
-    pub(super) sockets: Vec<Vec<OwnedFd>>,
+    /// Per listener, the sockets of each worker.
+    pub(super) sockets: Vec<Vec<Vec<OwnedFd>>>,
     pub(super) endpoints: &'a [Endpoints],
     pub(super) counting: &'a Counting,
     /// The CPU of each worker; empty to pin none.
@@ -42,6 +47,7 @@ pub(super) struct Start<'a> {
 /// All workers of the process.
 pub(super) struct Workers {
     mailboxes: Vec<Sender<Message>>,
+    connections: Arc<Connections>,
     _threads: Vec<JoinHandle<()>>,
 }
 
@@ -54,8 +60,8 @@ impl Workers {
     ) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let Start { model, sockets, endpoints, counting, cpus, capabilities } = start;
         let connections = Arc::new(Connections::new(model.listeners.len()));
-        // Two events each: being ready, and the end.
-        let (events, receiver) = mpsc::channel(2 * count);
+        // A few for each worker: being ready, pauses, and the end.
+        let (events, receiver) = mpsc::channel(EVENTS_PER_WORKER * count);
         let mut mailboxes = Vec::with_capacity(count);
         let mut threads = Vec::with_capacity(count);
         let mut sockets: Vec<_> = sockets.into_iter().map(Vec::into_iter).collect();
@@ -91,11 +97,16 @@ impl Workers {
             );
             mailboxes.push(sender);
         }
-        Ok((Self { mailboxes, _threads: threads }, receiver))
+        Ok((Self { mailboxes, connections, _threads: threads }, receiver))
     }
 
     pub(super) fn len(&self) -> usize {
         self.mailboxes.len()
+    }
+
+    /// Downstream connections that are open.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.open()
     }
 
     /// Sends each worker a message. A full mailbox means that the worker hangs, which a message does not mend.
@@ -117,8 +128,12 @@ fn run(index: usize, worker: Worker, cpu: Option<usize>, events: &mpsc::Sender<E
     }
     let ready = events.clone();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        worker.run(move || {
-            let _ = ready.try_send(Event::Ready);
+        worker.run(move |report| {
+            let event = match report {
+                Report::Ready => Event::Ready,
+                Report::Paused => Event::Paused,
+            };
+            let _ = ready.try_send(event);
         })
     }));
     let ended = match result {

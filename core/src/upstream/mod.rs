@@ -254,7 +254,7 @@ impl Endpoint {
             socket.set_tcp_nodelay(true)?;
         }
         if matches!(&self.address, Address::Ip(address) if address.ip().is_loopback()) {
-            use_local_congestion_control(&socket);
+            use_local_congestion_control(&socket2::SockRef::from(&socket));
         }
         let socket = ring.connect(OwnedFd::from(socket), &self.sockaddr);
         Ok(Connection::new(socket, ring, Rc::clone(&self.stats), http))
@@ -295,7 +295,7 @@ impl Drop for Lease {
 
 /// Within one machine there is no congestion to control: the simplest algorithm, which every kernel has, costs least
 /// (against BBR about 3 % of the CPU of a small request). Failing to set it does no harm.
-pub fn use_local_congestion_control(socket: &socket2::Socket) {
+pub fn use_local_congestion_control(socket: &socket2::SockRef<'_>) {
     let _ = socket.set_tcp_congestion(b"reno");
 }
 

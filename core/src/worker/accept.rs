@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Shared;
+use super::{Accepts, Shared};
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
 use crate::config::model::Listener;
@@ -15,6 +15,7 @@ use crate::ring::Acceptor;
 use crate::stats::ListenerScope;
 
 /// What a listener speaks.
+#[derive(Clone)]
 pub(super) enum Service {
     Http(Rc<HttpService>),
     Tcp(Rc<TcpService>),
@@ -42,7 +43,18 @@ impl Acceptance {
         let mut waiting: Option<OwnedFd> = None;
         // The limit that it waits for.
         let mut full = None;
-        while !self.shared.closed.get() {
+        let address = acceptor.local_address();
+        // Accepting is stopped for the time being, and the server knows.
+        let mut is_paused = false;
+        loop {
+            let accepts = self.shared.accepts.get();
+            if accepts == Accepts::Nothing || self.is_released(&address) {
+                break;
+            }
+            if is_paused && accepts == Accepts::All {
+                is_paused = false;
+                self.shared.paused.set(self.shared.paused.get() - 1);
+            }
             if waiting.is_none() {
                 match acceptor.take() {
                     Some(Ok(fd)) => waiting = Some(fd),
@@ -75,7 +87,18 @@ impl Acceptance {
                     }
                 }
             }
-            if waiting.is_some() || paused_at.is_some() {
+            if accepts == Accepts::Paused {
+                // The sockets are another process's now. What the ring has accepted is ours, down to the last completion.
+                acceptor.pause();
+                if !is_paused && acceptor.is_idle() {
+                    is_paused = true;
+                    self.shared.paused.set(self.shared.paused.get() + 1);
+                    self.shared.accepting_stopped();
+                }
+                let until = if waiting.is_some() { ring.now() + limits::ACCEPT_PAUSE_MS } else { NEVER };
+                self.shared.wait_for_an_end(ring.current_task());
+                ring.wait(until).await;
+            } else if waiting.is_some() || paused_at.is_some() {
                 // At a limit: the rest waits in the kernel's queue. A connection of this worker that ends wakes this
                 // task; one of another worker does not, hence the deadline.
                 acceptor.pause();
@@ -94,8 +117,17 @@ impl Acceptance {
         }
         self.finish(&acceptor, waiting).await;
         drop(acceptor);
+        if is_paused {
+            self.shared.paused.set(self.shared.paused.get() - 1);
+        }
         self.shared.accepting.set(self.shared.accepting.get() - 1);
+        self.shared.accepting_stopped();
         ring.wake(self.shared.root.get());
+    }
+
+    /// Whether this listener is given up.
+    fn is_released(&self, address: &str) -> bool {
+        self.shared.released.borrow().as_ref().is_some_and(|released| released.contains(address))
     }
 
     /// Serves what had been accepted, by the ring or by the kernel, when accepting ended.

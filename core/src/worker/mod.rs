@@ -6,17 +6,18 @@
 mod accept;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ouro_shm::{Block, Stripe};
 
-use crate::base::clock::NEVER;
+use crate::base::clock::{Millis, NEVER};
 use crate::config::model::{ClusterIndex, Model, Protocol};
-use crate::proxy::{Context, Deliver, Gate, HttpService, LogBuffer, TcpService};
+use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, TcpService};
 use crate::ring::{Capabilities, Ring, TaskId, mailbox};
 use crate::route::RouteTable;
 use crate::stats::{Entities, WorkerScope};
@@ -32,16 +33,31 @@ const HOUSEKEEPING_MS: u64 = 500;
 pub enum Message {
     /// The endpoints of a cluster have been resolved anew.
     Endpoints(ClusterIndex, Endpoints),
-    /// Accept nothing more, and go on with what there is. `graceful`: clients are told, with the next response on each
-    /// connection, to come back elsewhere.
-    StopAccepting {
-        /// See above.
-        graceful: bool,
-    },
+    /// Accept nothing for the time being: another process does. The listening sockets stay open; what was accepted is
+    /// served. [`Report::Paused`] says when accepting has stopped.
+    Pause,
+    /// Accept again.
+    Resume,
+    /// Serve what waits in the queues of these listeners, by the addresses that they are bound to, and close them.
+    Release(Arc<HashSet<String>>),
+    /// Tell clients with the next responses on their connections to come back elsewhere: all of them at once, or with a
+    /// chance that grows to certainty over this time; `None`: no more.
+    Farewell(Option<Millis>),
+    /// Accept nothing more, and go on with what there is.
+    StopAccepting,
     /// Accept nothing more, end every connection as soon as it decently can, then stop.
     Drain,
     /// Stop now.
     Stop,
+}
+
+/// What a worker tells the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It accepts connections.
+    Ready,
+    /// It accepts nothing any more, after [`Message::Pause`].
+    Paused,
 }
 
 /// Connections of the whole process and of each listener; shared by all workers, touched once per connection.
@@ -57,14 +73,20 @@ impl Connections {
     pub fn new(listeners: usize) -> Self {
         Self { process: Arc::default(), listeners: (0..listeners).map(|_| Arc::default()).collect() }
     }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.process.load(Ordering::Relaxed)
+    }
 }
 
 /// Everything that a worker starts with.
 pub struct Worker {
     /// The configuration.
     pub model: Arc<Model>,
-    /// A listening socket for each listener of the configuration, in its order.
-    pub sockets: Vec<OwnedFd>,
+    /// The listening sockets of each listener of the configuration, in its order.
+    pub sockets: Vec<Vec<OwnedFd>>,
     /// The endpoints of each cluster, as far as they are known.
     pub endpoints: Vec<Endpoints>,
     /// Position among the workers of the process.
@@ -86,11 +108,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serves until told to stop. `ready` is called once everything is set up.
+    /// Serves until told to stop. `report` is called on this thread.
     ///
     /// # Errors
     /// When the ring cannot be set up or fails.
-    pub fn run(self, ready: impl FnOnce() + 'static) -> io::Result<()> {
+    pub fn run(self, report: impl Fn(Report) + 'static) -> io::Result<()> {
         let server = &self.model.server;
         let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
         let stripe = Rc::new(self.stripe);
@@ -111,7 +133,10 @@ impl Worker {
             root: Cell::new(TaskId::NONE),
             blocked: RefCell::default(),
             accepting: Cell::new(0),
-            closed: Cell::new(false),
+            accepts: Cell::new(Accepts::All),
+            paused: Cell::new(0),
+            released: RefCell::default(),
+            report: Box::new(report),
             stats: counted.clone(),
         });
         let listeners: Vec<_> = self
@@ -121,7 +146,7 @@ impl Worker {
             .zip(self.sockets)
             .zip(&self.connections.listeners)
             .zip(&entities.listeners)
-            .map(|(((listener, socket), count), entities)| {
+            .flat_map(|(((listener, sockets), count), entities)| {
                 let service = match &listener.protocol {
                     Protocol::Http(http) => Service::Http(Rc::new(HttpService {
                         listener: Arc::clone(listener),
@@ -141,17 +166,19 @@ impl Worker {
                     worker: counted.clone(),
                     ring: ring.clone(),
                 };
-                Acceptance {
-                    shared: Rc::clone(&shared),
+                let gate = Rc::new(gate);
+                let shared = &shared;
+                sockets.into_iter().map(move |socket| Acceptance {
+                    shared: Rc::clone(shared),
                     listener: Arc::clone(listener),
                     socket: Some(socket),
-                    service,
-                    gate: Rc::new(gate),
-                }
+                    service: service.clone(),
+                    gate: Rc::clone(&gate),
+                })
             })
             .collect();
         let mailbox = self.mailbox;
-        let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox, ready));
+        let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox));
         shared.context.log.borrow_mut().flush();
         publish(&counted, &ring);
         tracing::debug!(stats = ?ring.stats(), "the ring has ended");
@@ -169,12 +196,35 @@ struct Shared {
     blocked: RefCell<Vec<TaskId>>,
     /// Accept loops that still run.
     accepting: Cell<usize>,
-    /// Nothing more is accepted.
-    closed: Cell<bool>,
+    /// What the accept loops are to do.
+    accepts: Cell<Accepts>,
+    /// Accept loops that have stopped for the time being.
+    paused: Cell<usize>,
+    /// Addresses of listeners that are given up.
+    released: RefCell<Option<Arc<HashSet<String>>>>,
+    report: Box<dyn Fn(Report)>,
     stats: Block<WorkerScope>,
 }
 
+/// What accept loops are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    /// Accept.
+    All,
+    /// Accept nothing for the time being.
+    Paused,
+    /// Come to an end.
+    Nothing,
+}
+
 impl Shared {
+    /// An accept loop has stopped for the time being, or has ended: the last one to do so tells the server.
+    fn accepting_stopped(&self) {
+        if self.accepts.get() == Accepts::Paused && self.paused.get() >= self.accepting.get() {
+            (self.report)(Report::Paused);
+        }
+    }
+
     /// Has `task` woken when a connection of this worker ends.
     fn wait_for_an_end(&self, task: TaskId) {
         let mut blocked = self.blocked.borrow_mut();
@@ -195,12 +245,7 @@ impl Shared {
 }
 
 /// The root task: starts everything, obeys the mailbox, ends when there is nothing left to do.
-async fn serve(
-    shared: Rc<Shared>,
-    listeners: Vec<Acceptance>,
-    mailbox: mailbox::Unbound<Message>,
-    ready: impl FnOnce(),
-) {
+async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox::Unbound<Message>) {
     let ring = shared.context.ring.clone();
     shared.root.set(ring.current_task());
     let mailbox = mailbox.bind(&ring, ring.current_task());
@@ -209,20 +254,37 @@ async fn serve(
     for listener in listeners {
         ring.spawn(listener.run());
     }
-    ready();
+    (shared.report)(Report::Ready);
     loop {
         while let Some(message) = mailbox.take() {
             match message {
                 Message::Endpoints(cluster, endpoints) => {
                     shared.context.upstreams.cluster(cluster).change_endpoints(&endpoints);
                 }
-                Message::StopAccepting { graceful } => {
-                    shared.closed.set(true);
-                    shared.context.farewell.set(graceful);
+                Message::Pause => {
+                    shared.accepts.set(Accepts::Paused);
+                    ring.wake_all();
+                    shared.accepting_stopped();
+                }
+                Message::Resume => {
+                    shared.accepts.set(Accepts::All);
+                    ring.wake_all();
+                }
+                Message::Release(addresses) => {
+                    *shared.released.borrow_mut() = Some(addresses);
+                    ring.wake_all();
+                }
+                Message::Farewell(over) => shared.context.farewell.set(match over {
+                    None => Farewell::None,
+                    Some(0) => Farewell::AtOnce,
+                    Some(over_ms) => Farewell::Gradually { since: ring.now(), over_ms },
+                }),
+                Message::StopAccepting => {
+                    shared.accepts.set(Accepts::Nothing);
                     ring.wake_all();
                 }
                 Message::Drain => {
-                    shared.closed.set(true);
+                    shared.accepts.set(Accepts::Nothing);
                     shared.context.draining.set(true);
                     ring.wake_all();
                 }

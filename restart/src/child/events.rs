@@ -57,6 +57,8 @@ pub enum Event {
     WorkersAccepting {
         /// How many.
         workers: u32,
+        /// Bound addresses of listening sockets that were inherited and are not used.
+        released: Vec<String>,
     },
     /// This process cannot go on, at whatever step.
     Failed {

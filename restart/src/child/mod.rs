@@ -15,7 +15,7 @@ pub use events::{Action, ConnectFailure, Event, Options};
 
 use crate::frame::Frame;
 use crate::identity::{Identity, Level};
-use crate::limits::{Deadlines, LISTEN_SOCKETS_MAX, STRAY_FRAMES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, Deadlines, LISTEN_SOCKETS_MAX, STRAY_FRAMES_MAX};
 use crate::message::{
     Abort, CAPABILITY_PARCELS, ChildReady, DrainListeners, Error, Hello, HelloReply, ListenSocket,
     ListenSockets, Message, NotUnderstood, Pong, Refusal, State, Superseded, TerminateParent, Totals,
@@ -48,6 +48,8 @@ pub struct Child {
     parent_is_done: bool,
     /// The workers accept: how many.
     accepting: Option<u32>,
+    /// Bound addresses of inherited sockets that are not used.
+    released: Vec<String>,
     out: Vec<Action>,
 }
 
@@ -71,6 +73,7 @@ impl Child {
             blobs: Assembler::default(),
             parent_is_done: false,
             accepting: None,
+            released: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -115,7 +118,10 @@ impl Child {
             Event::ParentGone { why } => self.on_parent_gone(now, &why),
             Event::SomebodyServes(serves) => self.on_somebody_serves(now, serves),
             Event::Timer => self.on_timer(now),
-            Event::WorkersAccepting { workers } => self.on_workers_accepting(now, workers),
+            Event::WorkersAccepting { workers, released } => {
+                self.released = released;
+                self.on_workers_accepting(now, workers);
+            }
             Event::Failed { why } => self.fail(why),
             Event::Superseded(epoch) if self.linked => {
                 let by_epoch = epoch.unwrap_or(0);
@@ -402,7 +408,13 @@ impl Child {
             self.send(0, ChildReady { workers });
             self.phase = Phase::Committing { until: now.saturating_add(self.deadlines.commit_ms) };
             let Options { drain_ms, parent_shutdown_ms, live, .. } = self.options;
-            self.request(DrainListeners { drain_ms, parent_shutdown_ms, live });
+            let mut released = std::mem::take(&mut self.released);
+            let mut bytes = 0;
+            released.retain(|address| {
+                bytes += address.len() + 8;
+                bytes <= CHUNK_BYTES_MAX
+            });
+            self.request(DrainListeners { drain_ms, parent_shutdown_ms, live, released });
         } else {
             self.take_over(now, false);
         }

@@ -463,7 +463,9 @@ impl World {
     }
 
     pub(crate) fn workers_accept(&mut self, number: usize) {
-        self.processes[number].local.push_back(Local::Up(child::Event::WorkersAccepting { workers: 2 }));
+        self.processes[number]
+            .local
+            .push_back(Local::Up(child::Event::WorkersAccepting { workers: 2, released: Vec::new() }));
     }
 
     fn do_down(&mut self, number: usize, action: parent::Action) {

@@ -158,10 +158,10 @@ impl Http1 {
                     if limited {
                         self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
                     }
-                    if self.context.says_farewell() {
+                    if self.context.is_leaving() {
                         self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
                     }
-                    let plain = asked && !unfinished && !limited && !self.context.says_farewell();
+                    let plain = asked && !unfinished && !limited && !self.context.is_leaving();
                     self.start_closing(if plain { Close::Plain } else { Close::Linger });
                 }
             }

@@ -194,7 +194,7 @@ impl Http1 {
         self.requests = self.requests.saturating_add(1);
         let service = std::rc::Rc::clone(&self.service);
         let http = service.http();
-        let last = self.requests >= http.limits.requests_per_connection || self.context.says_farewell();
+        let last = self.requests >= http.limits.requests_per_connection || self.context.ends_connections();
         let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
         exchange.method = head.method;
         exchange.version = head.version;
@@ -385,7 +385,7 @@ impl Http1 {
         let plain = !exchange.keep_alive && exchange.request.done;
         self.end_exchange(exchange, Ended::Complete);
         self.after_reply(keep_alive);
-        if plain && !self.context.says_farewell() {
+        if plain && !self.context.is_leaving() {
             self.start_closing(Close::Plain);
         }
     }

@@ -1,0 +1,521 @@
+//! This process among the others of its instance: the restart roles, bound to real sockets.
+//!
+//! The roles ([`ouro_restart::Child`] towards the process before, [`ouro_restart::Parent`] towards the one after) are
+//! machines without sockets; here are the sockets. What concerns the process as a whole comes out as [`Todo`]s.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use ouro_restart::child::{self, Child};
+use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, RestartReport, RestartRequest};
+use ouro_restart::parent::{self, Parent, Part, PeerId};
+use ouro_restart::transport::{Flushed, Received, TransportError};
+use ouro_restart::{
+    Address, Connection, Deadlines, Frame, Identity, Level, Listener, listen_sockets_reply, state_reply,
+    totals_reply,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::listen::Passed;
+use crate::ring::readiness;
+
+/// Purpose of the restart socket itself.
+const RESTART: &str = "restart";
+
+/// Pause before more descriptors are sent when the kernel has too many on their way.
+const LATER: Duration = Duration::from_millis(1);
+
+/// What the process has to do for a restart.
+#[derive(Debug)]
+pub(super) enum Todo {
+    /// Bind, start workers, let them accept; then [`Link::accepting`].
+    Prepare { epoch: u32 },
+    /// Serve: admin interface, signals, everything.
+    TakeOver { epoch: u32 },
+    /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`].
+    StopAccepting,
+    /// Take that back.
+    ResumeAccepting,
+    /// End connections in this way; then [`Link::drained`].
+    BeginDrain(DrainListeners),
+    /// A successor has failed; this process serves.
+    AttemptFailed { why: String },
+    /// End.
+    Exit { why: String, cut: u64 },
+    /// This process cannot become what it was started for.
+    Fail { why: String },
+    /// An operator asks for a restart.
+    Restart(RestartRequest, Operator),
+}
+
+/// Who has asked for a restart and waits for a report.
+pub(super) struct Operator {
+    connection: Watched<Connection>,
+    request_id: u32,
+}
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operator").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Operator {
+    /// Says how the restart went.
+    pub(super) fn report(mut self, report: RestartReport) {
+        // Whoever has gone away does not want to know.
+        let _ = self.connection.inner.send(&Frame::new(self.request_id, report), &[]);
+    }
+}
+
+/// A connection or the restart socket, and when it is ready.
+struct Watched<T> {
+    inner: T,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl<T: AsFd> Watched<T> {
+    fn new(inner: T) -> io::Result<Self> {
+        let ready = readiness(inner.as_fd())?;
+        Ok(Self { inner, ready })
+    }
+}
+
+/// How restarts are done.
+pub(super) struct LinkOptions {
+    pub(super) address: Address,
+    /// Permission bits of the restart socket.
+    pub(super) mode: u32,
+    pub(super) identity: Identity,
+    pub(super) child: child::Options,
+}
+
+/// See the module.
+pub(super) struct Link {
+    address: Address,
+    mode: u32,
+    identity: Identity,
+    started: Instant,
+    child: Child,
+    up: Option<Watched<Connection>>,
+    /// A question whether somebody serves.
+    probe: Option<Watched<Connection>>,
+    parent: Option<Parent>,
+    peers: HashMap<PeerId, Watched<Connection>>,
+    next_peer: PeerId,
+    listener: Option<Watched<Listener>>,
+    /// Connections at the restart socket are ours to accept.
+    serves: bool,
+    epoch: u32,
+    /// Descriptors of the frame that is being handled.
+    fds: Vec<OwnedFd>,
+    inherited: Vec<Passed>,
+    offered: Vec<Passed>,
+    todo: VecDeque<Todo>,
+    /// Something could not be sent for want of room for descriptors.
+    later: bool,
+}
+
+impl Link {
+    /// Begins to look for the process before.
+    pub(super) fn new(options: LinkOptions) -> Self {
+        let LinkOptions { address, mode, identity, child } = options;
+        let mut link = Self {
+            address,
+            mode,
+            child: Child::new(identity.clone(), child, Deadlines::default()),
+            identity,
+            started: Instant::now(),
+            up: None,
+            probe: None,
+            parent: None,
+            peers: HashMap::new(),
+            next_peer: 1,
+            listener: None,
+            serves: false,
+            epoch: 0,
+            fds: Vec::new(),
+            inherited: Vec::new(),
+            offered: Vec::new(),
+            todo: VecDeque::new(),
+            later: false,
+        };
+        link.up(child::Event::Start);
+        link
+    }
+
+    /// The next thing that the process has to do.
+    pub(super) fn next(&mut self) -> Option<Todo> {
+        self.todo.pop_front()
+    }
+
+    /// Listening sockets of the process before.
+    pub(super) fn take_inherited(&mut self) -> Vec<Passed> {
+        std::mem::take(&mut self.inherited)
+    }
+
+    /// These sockets go to the next process.
+    pub(super) fn offer(&mut self, sockets: Vec<Passed>) {
+        self.offered = sockets;
+    }
+
+    /// All workers accept; the process before may close these sockets.
+    pub(super) fn accepting(&mut self, workers: u32, released: Vec<String>) {
+        self.up(child::Event::WorkersAccepting { workers, released });
+    }
+
+    /// This process cannot go on.
+    pub(super) fn failed(&mut self, why: String) {
+        self.up(child::Event::Failed { why });
+    }
+
+    /// All workers have stopped accepting; so many connections are left.
+    pub(super) fn accept_stopped(&mut self, connections: u64) {
+        self.down(parent::Event::ConnectionsLeft(connections));
+        self.down(parent::Event::AcceptStopped);
+    }
+
+    /// So many connections are left, while draining.
+    pub(super) fn connections_left(&mut self, connections: u64) {
+        self.down(parent::Event::ConnectionsLeft(connections));
+    }
+
+    /// No connection is left.
+    pub(super) fn drained(&mut self) {
+        self.down(parent::Event::Drained { moved: 0 });
+    }
+
+    /// This process has been told to stop: there is nothing to take over any more.
+    pub(super) fn stopping(&mut self) {
+        self.offered.clear();
+        self.down(parent::Event::Stopping);
+        self.up(child::Event::Stopping);
+        if self.serves
+            && let Some(listener) = self.listener.take()
+        {
+            let _ = listener.inner.remove();
+        }
+        self.serves = false;
+    }
+
+    /// Does all that can be done now. Frames come before timers, and the process before us before the one after.
+    pub(super) fn turn(&mut self) {
+        self.later = false;
+        while let Some(event) = self.next_from_above() {
+            self.up(event);
+        }
+        if let Some(probe) = &mut self.probe
+            && let Ok(Some(_)) = receive(probe, &mut self.later)
+        {
+            self.probe = None;
+            self.up(child::Event::SomebodyServes(true));
+        }
+        self.accept();
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            while let Some(event) = self.next_from_below(peer) {
+                self.down(event);
+            }
+        }
+        if self.child.deadline().is_some_and(|at| at <= self.now()) {
+            self.up(child::Event::Timer);
+        }
+        if self.parent.as_ref().and_then(Parent::deadline).is_some_and(|at| at <= self.now()) {
+            self.down(parent::Event::Timer);
+        }
+    }
+
+    /// Waits until there is something to do. Dropping it loses nothing.
+    pub(super) async fn ready(&self) {
+        let parent = self.parent.as_ref().and_then(Parent::deadline);
+        let at = [self.child.deadline(), parent].into_iter().flatten().min();
+        let until = match at {
+            _ if self.later => Instant::now() + LATER,
+            Some(at) => self.started + Duration::from_millis(at),
+            None => Instant::now() + Duration::from_secs(3600),
+        };
+        let sleep = tokio::time::sleep_until(until.into());
+        tokio::pin!(sleep);
+        std::future::poll_fn(|cx| {
+            let mut ready = sleep.as_mut().poll(cx).is_ready();
+            for fd in self.up.iter().chain(&self.probe).chain(self.peers.values()) {
+                ready |= fd.ready.poll_read_ready(cx).is_ready();
+                // What the kernel takes later is not helped by a descriptor that is writable.
+                if fd.inner.has_output() && !self.later {
+                    ready |= fd.ready.poll_write_ready(cx).is_ready();
+                }
+            }
+            if let (Some(listener), true) = (&self.listener, self.serves) {
+                ready |= listener.ready.poll_read_ready(cx).is_ready();
+            }
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn accept(&mut self) {
+        while self.serves
+            && let Some(listener) = &self.listener
+        {
+            let accepted = listener.ready.try_io(Interest::READABLE, |_| match listener.inner.accept() {
+                Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+                other => Ok(other),
+            });
+            match accepted {
+                Ok(Ok(Some(connection))) => {
+                    let Ok(connection) = Watched::new(connection) else { return };
+                    let peer = self.next_peer;
+                    self.next_peer += 1;
+                    self.peers.insert(peer, connection);
+                    self.down(parent::Event::PeerConnected { peer });
+                }
+                Ok(Ok(None)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "somebody was turned away at the restart socket");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_from_above(&mut self) -> Option<child::Event> {
+        match receive(self.up.as_mut()?, &mut self.later) {
+            Ok(None) => None,
+            Ok(Some(received)) => {
+                self.fds = received.fds;
+                Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
+            }
+            Err(error) => {
+                self.up = None;
+                Some(child::Event::ParentGone { why: error.to_string() })
+            }
+        }
+    }
+
+    fn next_from_below(&mut self, peer: PeerId) -> Option<parent::Event> {
+        match receive(self.peers.get_mut(&peer)?, &mut self.later) {
+            Ok(None) => None,
+            Ok(Some(Received {
+                frame: Frame { request_id, message: Message::RestartRequest(request) },
+                ..
+            })) => {
+                // The roles know nothing of operators.
+                if let Some(connection) = self.peers.remove(&peer) {
+                    self.todo.push_back(Todo::Restart(request, Operator { connection, request_id }));
+                }
+                Some(parent::Event::PeerGone { peer, why: "it was an operator".into() })
+            }
+            Ok(Some(received)) => {
+                Some(parent::Event::Frame { peer, frame: received.frame, fds: received.fds.len() })
+            }
+            Err(error) => {
+                self.peers.remove(&peer);
+                Some(parent::Event::PeerGone { peer, why: error.to_string() })
+            }
+        }
+    }
+
+    /// Tells the role of the child what has happened, and does what it wants.
+    fn up(&mut self, event: child::Event) {
+        let now = self.now();
+        for action in self.child.handle(now, event) {
+            match action {
+                child::Action::Connect => match self.connect() {
+                    Ok(connection) => {
+                        self.up = Some(connection);
+                        self.up(child::Event::Connected);
+                    }
+                    Err((failure, why)) => self.up(child::Event::ConnectFailed { failure, why }),
+                },
+                // That it cannot be sent is seen again when receiving.
+                child::Action::Send(frame) => {
+                    drop(self.up.as_mut().map(|up| up.inner.send(&frame, &[])));
+                }
+                child::Action::Close => self.up = None,
+                child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
+                // No state yet, and none that would have to be understood.
+                child::Action::AdoptState { .. } | child::Action::AdoptTotals { .. } => {}
+                child::Action::Prepare { epoch, cold } => self.prepare(epoch, cold),
+                child::Action::CheckService { elder } => self.check_service(elder),
+                child::Action::TakeOver { epoch } => self.take_over(epoch),
+                child::Action::ParentEnded => {
+                    if let Some(parent) = &mut self.parent {
+                        parent.set_elder(false);
+                    }
+                }
+                child::Action::Fail { why } => {
+                    self.down(parent::Event::Stopping);
+                    self.todo.push_back(Todo::Fail { why });
+                }
+                child::Action::TakeParcel { .. } => {}
+                child::Action::Log(level, text) => log(level, &text),
+            }
+        }
+    }
+
+    fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
+        let connection = Connection::connect(&self.address)?;
+        Watched::new(connection)
+            .map_err(|error| (child::ConnectFailure::Refused, format!("{}: {error}", self.address)))
+    }
+
+    fn adopt(&mut self, sockets: Vec<ListenSocket>) {
+        for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut self.fds)) {
+            if described.purpose == RESTART {
+                self.listener = Watched::new(Listener::adopt(fd, self.address.clone())).ok();
+            } else {
+                self.inherited.push(Passed { described, fd });
+            }
+        }
+    }
+
+    fn prepare(&mut self, epoch: u32, cold: bool) {
+        if self.listener.is_none() || cold {
+            match Listener::bind(&self.address, self.mode)
+                .map_err(|error| error.to_string())
+                .and_then(|bound| Watched::new(bound).map_err(|error| error.to_string()))
+            {
+                Ok(listener) => self.listener = Some(listener),
+                Err(why) => return self.up(child::Event::Failed { why }),
+            }
+        }
+        self.todo.push_back(Todo::Prepare { epoch });
+    }
+
+    fn check_service(&mut self, elder: bool) {
+        let ended = self.up.as_ref().and_then(|up| up.inner.peer_has_ended());
+        if !elder && ended == Some(true) {
+            return self.up(child::Event::SomebodyServes(false));
+        }
+        match self.connect() {
+            Ok(mut probe) => {
+                let hello = Hello { probe: true, ..self.identity.hello() };
+                if probe.inner.send(&Frame::new(1, hello), &[]).is_ok() {
+                    self.probe = Some(probe);
+                }
+            }
+            Err((child::ConnectFailure::Nobody, _)) => self.up(child::Event::SomebodyServes(false)),
+            Err(_) => {}
+        }
+    }
+
+    fn take_over(&mut self, epoch: u32) {
+        if let Some(listener) = &self.listener
+            && let Err(error) = listener.inner.claim()
+        {
+            tracing::warn!(%error, "the restart socket cannot be claimed: no successor will find this process");
+        }
+        let mut parent = Parent::new(self.identity.clone(), epoch, Deadlines::default());
+        parent.set_elder(self.up.is_some());
+        self.parent = Some(parent);
+        self.epoch = epoch;
+        self.serves = true;
+        self.todo.push_back(Todo::TakeOver { epoch });
+    }
+
+    /// Tells the role of the parent what has happened, and does what it wants.
+    fn down(&mut self, event: parent::Event) {
+        let now = self.now();
+        let Some(parent) = &mut self.parent else { return };
+        for action in parent.handle(now, event) {
+            match action {
+                parent::Action::Send { peer, frame } => {
+                    drop(self.peers.get_mut(&peer).map(|peer| peer.inner.send(&frame, &[])));
+                }
+                parent::Action::SendPart { peer, request_id, part, cursor } => {
+                    self.send_part(peer, request_id, part, cursor);
+                }
+                parent::Action::Close { peer } => {
+                    if let Some(mut connection) = self.peers.remove(&peer) {
+                        let _ = connection.inner.flush();
+                    }
+                }
+                parent::Action::StopAccepting => {
+                    self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
+                    self.serves = false;
+                    self.todo.push_back(Todo::StopAccepting);
+                }
+                parent::Action::ResumeAccepting => {
+                    self.serves = true;
+                    if let Some(listener) = &self.listener
+                        && let Err(error) = listener.inner.claim()
+                    {
+                        tracing::warn!(%error, "the restart socket cannot be claimed back");
+                    }
+                    self.up(child::Event::Superseded(None));
+                    self.todo.push_back(Todo::ResumeAccepting);
+                }
+                parent::Action::BeginDrain { drain, .. } => self.todo.push_back(Todo::BeginDrain(drain)),
+                parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
+                parent::Action::AttemptFailed { why, .. } => {
+                    self.todo.push_back(Todo::AttemptFailed { why });
+                }
+                parent::Action::ParcelsAnswered(_) => {}
+                parent::Action::Log(level, text) => log(level, &text),
+            }
+        }
+    }
+
+    fn send_part(&mut self, peer: PeerId, request_id: u32, part: Part, cursor: u64) {
+        let restart = ListenSocket { purpose: RESTART.into(), ..ListenSocket::default() };
+        let own = self.listener.as_ref().map(|listener| (&restart, listener.inner.as_fd()));
+        let all: Vec<(&ListenSocket, BorrowedFd<'_>)> = own
+            .into_iter()
+            .chain(self.offered.iter().map(|passed| (&passed.described, passed.fd.as_fd())))
+            .collect();
+        let (message, range) = match part {
+            Part::ListenSockets => {
+                let described: Vec<ListenSocket> = all.iter().map(|(socket, _)| (*socket).clone()).collect();
+                let (reply, range) = listen_sockets_reply(&described, cursor);
+                (Message::from(reply), range)
+            }
+            Part::State => (state_reply(&[], cursor).into(), 0..0),
+            Part::Totals => (totals_reply(&[], cursor).into(), 0..0),
+        };
+        let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            // That it cannot be sent is seen again when receiving.
+            let _ = peer.inner.send(&Frame::new(request_id, message), &fds);
+        }
+    }
+}
+
+/// The next frame of a connection; sends first what waits to be sent.
+fn receive(
+    connection: &mut Watched<Connection>,
+    later: &mut bool,
+) -> Result<Option<Received>, TransportError> {
+    let Watched { inner, ready } = connection;
+    if inner.has_output() {
+        let flushed = ready.try_io(Interest::WRITABLE, |_| match inner.flush() {
+            Ok(Flushed::WhenWritable) => Err(io::ErrorKind::WouldBlock.into()),
+            other => Ok(other),
+        });
+        match flushed {
+            Ok(Ok(Flushed::Later)) => *later = true,
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    let received = ready.try_io(Interest::READABLE, |_| match inner.receive() {
+        Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+        other => Ok(other),
+    });
+    received.unwrap_or(Ok(None))
+}
+
+fn log(level: Level, text: &str) {
+    match level {
+        Level::Warn => tracing::warn!("{text}"),
+        Level::Info => tracing::info!("{text}"),
+        Level::Debug => tracing::debug!("{text}"),
+    }
+}

@@ -1,0 +1,470 @@
+//! The process from its first look at the others of its instance to its end.
+//!
+//! One loop on the control thread reacts to everything: frames of other processes, signals, the admin interface, workers,
+//! the end of a successor. What a restart means for the process comes as [`Todo`]s.
+
+use std::time::Duration;
+
+use ouro_restart::message::RestartRequest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use super::link::{Link, Operator, Todo};
+use super::listen::Passed;
+use super::notify;
+use super::running::{Prepared, Running};
+use super::successor::{self, CommandLine, Successor};
+use super::workers::Event;
+use super::{DONE, DrainStrategy, FAILED, Surroundings, after, fail};
+use crate::control::access_log::Job;
+use crate::control::admin::Command;
+use crate::control::logging::LogFile;
+use crate::worker::Message;
+
+/// How often a process that drains looks how many connections are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// How often it tells the process after it.
+const DRAIN_REPORT: Duration = Duration::from_secs(1);
+
+/// What is left when a process has to end gets so long for its last bytes.
+const LAST_WORDS_MS: u64 = 1_000;
+
+/// The signals that mean something.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+    restart: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            restart: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What has woken the loop.
+enum Wake {
+    Link,
+    Worker(Option<Event>),
+    Command(Command),
+    Stop,
+    Restart,
+    Reopen,
+    Deadline,
+    Look,
+    SuccessorEnded(String),
+}
+
+/// See the module.
+pub(super) struct Process<'a> {
+    surroundings: &'a Surroundings<'a>,
+    log_file: &'a LogFile,
+    command_line: CommandLine,
+    signals: Signals,
+    /// `None` where there are no hot restarts.
+    link: Option<Link>,
+    running: Option<Running>,
+    successor: Option<Successor>,
+    epoch: u32,
+    /// Workers that run, and workers that have not yet said that they have stopped accepting.
+    alive: usize,
+    pausing: usize,
+    /// Connections are ended; when the other process was last told how many are left.
+    draining: Option<Instant>,
+    /// The process has been told to stop.
+    stopping: bool,
+    /// When what is in flight is cut off.
+    deadline: Option<Instant>,
+    code: u8,
+}
+
+impl<'a> Process<'a> {
+    pub(super) fn new(
+        surroundings: &'a Surroundings<'a>,
+        log_file: &'a LogFile,
+        command_line: CommandLine,
+        signals: Signals,
+        link: Option<Link>,
+    ) -> Self {
+        Self {
+            surroundings,
+            log_file,
+            command_line,
+            signals,
+            link,
+            running: None,
+            successor: None,
+            epoch: 0,
+            alive: 0,
+            pausing: 0,
+            draining: None,
+            stopping: false,
+            deadline: None,
+            code: DONE,
+        }
+    }
+
+    /// Runs to the end; the exit code.
+    pub(super) async fn run(mut self) -> u8 {
+        if self.link.is_none() {
+            match self.prepare(0, Vec::new()).await {
+                Ok(_) => self.take_over(0),
+                Err(error) => return fail(&error),
+            }
+        }
+        loop {
+            while let Some(todo) = self.next_todo() {
+                if let Some(code) = self.act(todo).await {
+                    return code;
+                }
+            }
+            if self.running.is_some() && self.alive == 0 {
+                break;
+            }
+            let wake = self.wake().await;
+            if let Some(code) = self.react(wake).await {
+                return code;
+            }
+        }
+        if let Some(successor) = self.successor.take() {
+            successor.report(self.epoch, Err("the process that was to be replaced has been stopped"));
+        }
+        if let Some(running) = self.running.take() {
+            running.end().await;
+        }
+        self.code
+    }
+
+    fn next_todo(&mut self) -> Option<Todo> {
+        let link = self.link.as_mut()?;
+        link.turn();
+        link.next()
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let Self { link, running, signals, successor, draining, deadline, .. } = self;
+        let linked = async {
+            match link {
+                Some(link) => link.ready().await,
+                None => std::future::pending().await,
+            }
+        };
+        let internal = async {
+            match running {
+                Some(running) => tokio::select! {
+                    event = running.events.recv() => Wake::Worker(event),
+                    Some(command) = running.desk.commands.recv() => Wake::Command(command),
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let ended = async {
+            match successor {
+                Some(successor) => successor.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let look = draining.map(|_| Instant::now() + DRAIN_LOOK);
+        tokio::select! {
+            () = linked => Wake::Link,
+            wake = internal => wake,
+            _ = signals.terminate.recv() => Wake::Stop,
+            _ = signals.interrupt.recv() => Wake::Stop,
+            _ = signals.restart.recv() => Wake::Restart,
+            _ = signals.reopen.recv() => Wake::Reopen,
+            why = ended => Wake::SuccessorEnded(why),
+            () = at(*deadline) => Wake::Deadline,
+            () = at(look) => Wake::Look,
+        }
+    }
+
+    /// Reacts; the exit code where that is all.
+    async fn react(&mut self, wake: Wake) -> Option<u8> {
+        match wake {
+            Wake::Link => {}
+            Wake::Worker(event) => return self.on_worker(event),
+            Wake::Command(command) => {
+                if self.obey(command) {
+                    return self.stop();
+                }
+            }
+            Wake::Stop => return self.stop(),
+            Wake::Restart => self.start_successor(None, None),
+            Wake::Reopen => {
+                if let Err(error) = self.log_file.reopen() {
+                    tracing::error!(%error, "the log file was not reopened");
+                }
+                let _ = self.surroundings.jobs.send(Job::Reopen).await;
+            }
+            Wake::Deadline => {
+                tracing::warn!("what is still in flight is cut off");
+                self.tell(|| Message::Stop);
+                self.deadline = None;
+            }
+            Wake::Look => self.look(),
+            Wake::SuccessorEnded(why) => self.on_successor_failed(&why),
+        }
+        None
+    }
+
+    fn on_worker(&mut self, event: Option<Event>) -> Option<u8> {
+        match event {
+            Some(Event::Ended(result)) => {
+                self.alive = self.alive.saturating_sub(1);
+                if let Err(error) = result {
+                    self.code = fail(&error);
+                    self.tell(|| Message::Stop);
+                }
+            }
+            Some(Event::Paused) if self.pausing > 0 => {
+                self.pausing -= 1;
+                if self.pausing == 0 {
+                    let left = self.connections();
+                    if let Some(link) = &mut self.link {
+                        link.accept_stopped(left);
+                    }
+                }
+            }
+            Some(Event::Ready | Event::Paused) => {}
+            None => return Some(fail("all workers are gone")),
+        }
+        None
+    }
+
+    /// Does what a restart asks for; the exit code where that is the end.
+    async fn act(&mut self, todo: Todo) -> Option<u8> {
+        match todo {
+            Todo::Prepare { epoch } => {
+                let inherited = self.link.as_mut().map(Link::take_inherited).unwrap_or_default();
+                match self.prepare(epoch, inherited).await {
+                    Ok(released) => {
+                        let workers = u32::try_from(self.alive).unwrap_or(u32::MAX);
+                        if let Some(link) = &mut self.link {
+                            link.accepting(workers, released);
+                        }
+                    }
+                    Err(why) => {
+                        if let Some(link) = &mut self.link {
+                            link.failed(why);
+                        }
+                    }
+                }
+            }
+            Todo::TakeOver { epoch } => self.take_over(epoch),
+            Todo::StopAccepting => {
+                tracing::info!("another process serves from here on");
+                self.pausing = self.alive;
+                if let Some(running) = &mut self.running {
+                    running.stand_back();
+                }
+                if let Some(successor) = self.successor.take() {
+                    successor.report(self.epoch.saturating_add(1), Ok(()));
+                }
+            }
+            Todo::ResumeAccepting => {
+                tracing::warn!("this process serves again");
+                (self.draining, self.pausing) = (None, 0);
+                if let Some(running) = &mut self.running {
+                    running.resume(self.surroundings);
+                }
+                notify::ready("serves again: the successor has failed");
+            }
+            Todo::BeginDrain(drain) => {
+                if let Some(running) = &self.running {
+                    running.release(drain.released);
+                    running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
+                }
+                self.draining = Some(Instant::now());
+                self.look();
+            }
+            Todo::AttemptFailed { why } => self.on_successor_failed(&why),
+            Todo::Exit { why, cut } => {
+                tracing::info!(why, connections = cut, "this process has been replaced and ends");
+                self.draining = None;
+                self.end_soon(LAST_WORDS_MS);
+            }
+            Todo::Fail { why } => {
+                self.code = fail(&why);
+                if self.running.is_none() {
+                    return Some(FAILED);
+                }
+                self.end_soon(self.surroundings.model.server.shutdown_timeout_ms);
+            }
+            Todo::Restart(request, operator) => self.start_successor(Some(request), Some(operator)),
+        }
+        None
+    }
+
+    async fn prepare(&mut self, epoch: u32, inherited: Vec<Passed>) -> Result<Vec<String>, String> {
+        let Prepared { running, offered, released } =
+            Running::prepare(self.surroundings, epoch, inherited).await?;
+        self.alive = running.workers.len();
+        self.running = Some(running);
+        if let Some(link) = &mut self.link {
+            link.offer(offered);
+        }
+        Ok(released)
+    }
+
+    fn take_over(&mut self, epoch: u32) {
+        self.epoch = epoch;
+        if let Some(running) = &mut self.running {
+            running.serve(self.surroundings);
+            running.counting.count_start();
+        }
+        let base_id = self.surroundings.base_id;
+        tracing::info!(pid = std::process::id(), base_id, epoch, "ready");
+        notify::ready(&format!("restart epoch {epoch} serves"));
+    }
+
+    /// Starts a successor of this process, unless one is on its way.
+    fn start_successor(&mut self, request: Option<RestartRequest>, operator: Option<Operator>) {
+        let refusal = if self.link.is_none() {
+            Some("hot restarts are switched off (--disable-hot-restart)")
+        } else if self.stopping || self.draining.is_some() || self.running.is_none() {
+            Some("this process is not the one that serves")
+        } else if self.successor.is_some() {
+            Some("a successor is on its way already")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            tracing::warn!(why, "no restart");
+            return successor::refuse(operator, why);
+        }
+        notify::reloading();
+        let arguments = request.filter(|request| request.replaces_arguments).map(|request| request.arguments);
+        let Surroundings { options, base_id, .. } = self.surroundings;
+        match Successor::start(&self.command_line, options, *base_id, arguments.as_deref()) {
+            Ok(mut successor) => {
+                successor.tell(operator);
+                self.successor = Some(successor);
+            }
+            Err(why) => {
+                tracing::error!("no restart: {why}");
+                successor::refuse(operator, &why);
+                notify::ready("serves on: a restart was refused");
+            }
+        }
+    }
+
+    fn on_successor_failed(&mut self, why: &str) {
+        tracing::error!(why, "the successor has failed; this process serves on");
+        if let Some(successor) = self.successor.take() {
+            successor.report(self.epoch.saturating_add(1), Err(why));
+        }
+        notify::ready("serves on: the successor has failed");
+    }
+
+    /// Looks how many connections are left.
+    fn look(&mut self) {
+        let left = self.connections();
+        let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
+        if left == 0 {
+            self.draining = None;
+            link.drained();
+        } else if reported.elapsed() >= DRAIN_REPORT {
+            *reported = Instant::now();
+            link.connections_left(left);
+        }
+    }
+
+    /// Carries out what the admin interface asks for. Says whether the process is to stop.
+    fn obey(&mut self, command: Command) -> bool {
+        let Some(running) = &self.running else { return false };
+        match command {
+            Command::DrainListeners { graceful, done } => {
+                if let Some(link) = &mut self.link {
+                    // A socket that a copy of keeps open would take connections that nobody serves.
+                    link.offer(Vec::new());
+                }
+                running.workers.tell(|| Message::StopAccepting);
+                if graceful {
+                    running.workers.tell(|| Message::Farewell(Some(0)));
+                }
+                running.set_draining();
+                let _ = done.send(Ok(()));
+            }
+            // The interface has changed what it answers; nothing else depends on it.
+            Command::HealthcheckFail | Command::HealthcheckOk => {}
+            Command::SetLogLevel { level, done } => {
+                let _ = done.send(self.log_file.set_level(level));
+            }
+            Command::ResetCounters { done } => {
+                let segment = running.counting.segment().clone();
+                tokio::task::spawn_blocking(move || {
+                    let _ = done.send(segment.reset_counters().map_err(|error| error.to_string()));
+                });
+            }
+            Command::Quit => return true,
+        }
+        false
+    }
+
+    /// Stops: what is in flight first, at once the second time. The exit code where nothing runs yet.
+    fn stop(&mut self) -> Option<u8> {
+        if self.stopping {
+            tracing::info!("stopping at once");
+            self.tell(|| Message::Stop);
+            return None;
+        }
+        self.stopping = true;
+        notify::stopping();
+        if let Some(link) = &mut self.link {
+            link.stopping();
+        }
+        if self.running.is_none() {
+            tracing::info!("stopped before anything was begun");
+            return Some(DONE);
+        }
+        let timeout_ms = self.surroundings.model.server.shutdown_timeout_ms;
+        tracing::info!(timeout_ms, "finishing what is in flight");
+        self.end_soon(timeout_ms);
+        None
+    }
+
+    /// Ends connections decently, and cuts off what is left after this time.
+    fn end_soon(&mut self, timeout_ms: u64) {
+        if let Some(link) = &mut self.link {
+            // Queues are emptied by the workers, and the sockets closed by whoever has them last.
+            link.offer(Vec::new());
+        }
+        if let Some(running) = &self.running {
+            running.set_draining();
+        }
+        self.tell(|| Message::Drain);
+        self.deadline = Some(after(timeout_ms));
+    }
+
+    fn connections(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.workers.connections() as u64)
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
+        if let Some(running) = &self.running {
+            running.workers.tell(message);
+        }
+    }
+}
+
+/// How long a process drains according to its options.
+pub(super) const fn drain_ms(strategy: DrainStrategy, drain_time_s: u64) -> u64 {
+    match strategy {
+        DrainStrategy::Gradual => drain_time_s.saturating_mul(1000),
+        DrainStrategy::Immediate => 0,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
