@@ -156,7 +156,10 @@ pub(crate) fn version_of(program: &str, argument: &str) -> Option<String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
-    Some(line.trim().to_owned())
+    // Some name the path they were called by, which is nobody's business.
+    let line = line.trim();
+    let line = line.strip_prefix(program).map_or(line, str::trim_start);
+    Some(line.strip_prefix("version: ").unwrap_or(line).to_owned())
 }
 
 fn allowed_cpus() -> Vec<usize> {

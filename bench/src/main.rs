@@ -4,11 +4,13 @@ mod content;
 mod cpu;
 mod load;
 mod machine;
+mod micro;
 mod origin;
 mod peers;
 mod process;
 mod relay;
 mod report;
+mod restart;
 mod run;
 
 use std::ffi::OsString;
@@ -25,6 +27,8 @@ Examples:
   ouro-bench run --out bench/results     everything, into a folder
   ouro-bench run --quick                 a smoke test
   ouro-bench run --scenario small,close --subjects ouro,nginx --rounds 5
+  ouro-bench restart --restarts 10 --every 5
+  ouro-bench micro
   ouro-bench cpu --pid 4711 --seconds 10
 
 Exit codes: 0 done, 1 failed at run time or errors in what was measured, 2 wrong usage.";
@@ -41,6 +45,10 @@ struct Args {
 enum Command {
     /// Measure all subjects side by side.
     Run(Box<run::Options>),
+    /// Restart each proxy under load and tell what its clients noticed.
+    Restart(Box<restart::Options>),
+    /// Measure small parts of the proxy.
+    Micro(micro::Options),
     /// Measure how much CPU time all threads of a process use.
     Cpu {
         /// The process.
@@ -50,6 +58,9 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
     },
+    /// One of the parts, so many times.
+    #[command(hide = true)]
+    MicroCase { name: String, times: u64 },
     /// Become another program, pinned and in a session of its own.
     #[command(hide = true)]
     Exec {
@@ -98,6 +109,15 @@ fn dispatch(command: Command) -> Result<bool, String> {
             machine::prepare()?;
             run::run(&options)
         }
+        Command::Restart(options) => {
+            machine::prepare()?;
+            restart::run(&options)
+        }
+        Command::Micro(options) => {
+            machine::prepare()?;
+            micro::run(&options).map(|()| true)
+        }
+        Command::MicroCase { name, times } => micro::run_case(&name, times).map(|()| true),
         Command::Cpu { pid, seconds } => {
             println!("{}", cpu::measure(pid, Duration::from_secs(seconds))?);
             Ok(true)

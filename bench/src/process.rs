@@ -120,10 +120,12 @@ impl Process {
         self.seen.insert(pid);
     }
 
-    /// Why it has ended, if it has.
+    /// Why it has ended, if it has and nothing that came of it lives.
     pub(crate) fn ended(&mut self) -> Option<String> {
         match self.child.try_wait() {
-            Ok(Some(status)) => Some(format!("ended, {status}: {}", self.output_tail())),
+            Ok(Some(status)) if self.pids().is_empty() => {
+                Some(format!("ended, {status}: {}", self.output_tail()))
+            }
             _ => None,
         }
     }
@@ -148,6 +150,9 @@ impl Process {
                 let _ = self.child.try_wait();
                 self.reap();
                 if self.pids().is_empty() {
+                    // It is dead, so this does not wait; it only takes the zombie away.
+                    let _ = self.child.wait();
+                    self.reap();
                     return;
                 }
                 std::thread::sleep(POLL);

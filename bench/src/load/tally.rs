@@ -34,21 +34,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    const COUNT: usize = 10;
-
-    /// All of them.
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::Refused,
-        Self::Reset,
-        Self::Closed,
-        Self::TimedOut,
-        Self::Status,
-        Self::Head,
-        Self::Length,
-        Self::Content,
-        Self::Extra,
-        Self::Other,
-    ];
+    const COUNT: usize = Self::Other as usize + 1;
 
     /// A word for tables.
     pub(crate) const fn name(self) -> &'static str {
@@ -133,7 +119,19 @@ mod tests {
     #[test]
     fn failures_are_told_apart_and_outlive_a_new_beginning() {
         let mut tally = Tally::default();
-        for failure in Failure::ALL {
+        let failures = [
+            Failure::Refused,
+            Failure::Reset,
+            Failure::Closed,
+            Failure::TimedOut,
+            Failure::Status,
+            Failure::Head,
+            Failure::Length,
+            Failure::Content,
+            Failure::Extra,
+            Failure::Other,
+        ];
+        for failure in failures {
             tally.fail(failure, "x");
             tally.fail(failure, "x");
             assert_eq!(tally.failed(failure), 2);

@@ -26,19 +26,24 @@ const FILES: &[(&str, &str)] = files![
     "caddy-http.Caddyfile",
     "caddy-routes.Caddyfile",
     "envoy-http.yaml",
+    "envoy-restart.yaml",
     "envoy-routes.yaml",
     "envoy-tcp.yaml",
     "haproxy-http.cfg",
+    "haproxy-restart.cfg",
     "haproxy-routes.cfg",
     "haproxy-tcp.cfg",
     "nginx-http.conf",
+    "nginx-restart.conf",
     "nginx-routes.conf",
     "nginx-tcp.conf",
     "origin-nginx.conf",
     "ouro-http.toml",
+    "ouro-restart.toml",
     "ouro-routes.toml",
     "ouro-tcp.toml",
     "sozu-http.toml",
+    "sozu-restart.toml",
     "sozu-routes.toml",
     "sozu-tcp.toml",
     "traefik-http.yaml",
@@ -133,7 +138,11 @@ mod tests {
     fn every_name_in_every_template_has_a_value() {
         let folder = Path::new("/tmp/x");
         let setting = Setting { shape: Shape::Http, origin_port: 2, workers: 1, cpus: &[], folder };
-        let values = Values::new(&setting, 1).with("OLD_LIVES_S", 5);
+        let values = Values::new(&setting, 1)
+            .with("OLD_LIVES_S", 5)
+            .with("TCP_PORT", 3)
+            .with("ECHO_PORT", 4)
+            .with("DAEMON", "on");
         for (name, template) in FILES {
             let text = values.fill(template);
             for (at, _) in text.match_indices('@') {
@@ -150,7 +159,7 @@ mod tests {
     fn the_configurations_of_the_proxy_are_right() {
         let folder = Path::new("/tmp/x");
         let setting = Setting { shape: Shape::Http, origin_port: 2, workers: 1, cpus: &[], folder };
-        let values = Values::new(&setting, 1);
+        let values = Values::new(&setting, 1).with("TCP_PORT", 3).with("ECHO_PORT", 4);
         for (name, template) in FILES.iter().filter(|(name, _)| name.starts_with("ouro-")) {
             ouro::config::parse(&values.fill(template), name).unwrap();
         }

@@ -1,5 +1,7 @@
 //! Results as a page.
 
+use std::time::{Duration, SystemTime};
+
 use super::table::{Table, table};
 use crate::run::results::Results;
 
@@ -7,7 +9,8 @@ use crate::run::results::Results;
 pub(crate) fn page(results: &Results) -> String {
     let mut text = String::from("# Results\n\n");
     text.push_str(&format!("- Command: `{}`\n", results.command));
-    text.push_str(&format!("- Time: {} (Unix seconds)\n", results.started_unix_s));
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(results.started_unix_s);
+    text.push_str(&format!("- Time: {}\n", humantime::format_rfc3339_seconds(begin)));
     text.push_str(&format!("- Machine: {}\n", results.machine.line()));
     let [proxy, load] = results.cpus;
     text.push_str(&format!("- CPUs: proxy {proxy}, load and origin {load}\n- Origin: {}\n", results.origin));
@@ -23,8 +26,9 @@ pub(crate) fn page(results: &Results) -> String {
     for scenario in &results.scenarios {
         text.push_str(&format!("\n## {}\n\n{}.\n\n", scenario.name, capital(scenario.title)));
         text.push_str(&rows(&table(scenario)));
-        for note in &scenario.notes {
-            text.push_str(&format!("\n{}\n", one_line(note)));
+        for (number, note) in scenario.notes.iter().enumerate() {
+            let gap = if number == 0 { "\n" } else { "" };
+            text.push_str(&format!("{gap}- {}\n", one_line(note)));
         }
     }
     text

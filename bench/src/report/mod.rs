@@ -22,3 +22,22 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
+
+/// Writes results as JSON.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write_json(path: &Path, results: &impl serde::Serialize) -> Result<(), String> {
+    let mut text = serde_json::to_string_pretty(results).map_err(|error| error.to_string())?;
+    text.push('\n');
+    write(path, &text)
+}
+
+/// The command line of this process, without the folders that the program lies in.
+pub(crate) fn command() -> String {
+    let mut args: Vec<String> = std::env::args().collect();
+    if let Some(program) = args.first_mut() {
+        *program = env!("CARGO_PKG_NAME").into();
+    }
+    args.join(" ")
+}

@@ -3,7 +3,7 @@
 mod measure;
 pub(crate) mod origins;
 pub(crate) mod results;
-mod scenario;
+pub(crate) mod scenario;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let scenarios = options.scenarios()?;
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
     let seconds = options.seconds.unwrap_or(if options.quick { 0.4 } else { 2.0 });
-    let cores = Cores::find();
+    let (machine, cores) = (Machine::describe(), Cores::find());
     machine::pin(&[cores.load]).map_err(|error| format!("cannot pin to CPU {}: {error}", cores.load))?;
     let folder = tempfile::Builder::new().prefix("ouro-bench-").tempdir();
     let folder = folder.map_err(|error| format!("temporary folder: {error}"))?;
@@ -96,7 +96,6 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         !options.own_origin && options.wrong.is_none(),
         options.wrong,
     )?;
-    let machine = Machine::describe();
     println!("{}", machine.line());
     println!(
         "{rounds} x {seconds} s, median; proxy on CPU {}, load and origin ({}) on CPU {}",
@@ -110,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let mut results = Results {
         started_unix_s: started.map_or(0, |time| time.as_secs()),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: report::command(),
         machine,
         cpus: [cores.proxy, cores.load],
         origin: origins.describe(),
@@ -166,9 +165,7 @@ impl Options {
             std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         for path in self.json.iter().cloned().chain(out("results.json")) {
-            let mut text = serde_json::to_string_pretty(results).map_err(|error| error.to_string())?;
-            text.push('\n');
-            report::write(&path, &text)?;
+            report::write_json(&path, results)?;
         }
         for path in self.markdown.iter().cloned().chain(out("results.md")) {
             report::write(&path, &report::markdown::page(results))?;
@@ -250,7 +247,7 @@ fn variants(scenario: &Scenario, found: &[Found]) -> Vec<Variant> {
 
 /// What a reader should know.
 fn notes(result: &ScenarioResult) -> Vec<String> {
-    let mut notes = Vec::new();
+    let (mut notes, mut slow, mut disturbed) = (Vec::new(), Vec::new(), Vec::new());
     let rounds = || result.subjects.iter().flat_map(|subject| &subject.rounds);
     let best = rounds().map(|round| round.yardstick_ms).fold(f64::INFINITY, f64::min);
     for subject in &result.subjects {
@@ -266,16 +263,22 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
                 notes.push(format!("{place}: closed {} connections that were to be kept", round.closed));
             }
             if round.yardstick_ms > SLOW * best {
-                let times = round.yardstick_ms / best;
-                notes.push(format!("{place}: a slow phase of the machine (yardstick {times:.2} x the best)"));
+                slow.push(format!("{place} ({:.1})", round.yardstick_ms / best));
             }
             // The second of two workers shares its CPU with the load.
             let waited =
                 round.proxy_waited.filter(|waited| *waited > DISTURBED && !subject.name.ends_with(" x2"));
-            if let Some(waited) = waited {
-                notes.push(format!("{place}: waited {:.0} % of the time for its CPU", waited * 100.0));
-            }
+            disturbed.extend(waited.map(|waited| format!("{place} ({:.0} %)", waited * 100.0)));
         }
+    }
+    if !slow.is_empty() {
+        notes.push(format!("slow phase of the machine (yardstick / best): {}", slow.join("; ")));
+    }
+    if !disturbed.is_empty() {
+        notes.push(format!(
+            "disturbed by others (share of the time waiting for the CPU): {}",
+            disturbed.join("; ")
+        ));
     }
     notes
 }
