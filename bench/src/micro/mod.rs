@@ -91,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             (Some(valgrind), Some(times)) => Some(count(valgrind, case, times)?),
             _ => None,
         };
-        let counted = instructions.map_or("-".into(), |count| format!("{count:.0}"));
+        let counted = instructions.map_or_else(|| "-".into(), |count| format!("{count:.0}"));
         table.rows.push(vec![case.title.into(), counted, format!("{nanoseconds:.1}")]);
         let (name, title) = (case.name, case.title);
         results.cases.push(Measured { name, title, instructions, nanoseconds });

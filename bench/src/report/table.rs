@@ -78,7 +78,9 @@ fn cells(subject: &SubjectResult, idle: bool) -> Vec<String> {
     let mib = median.rss_bytes.map(|bytes| bytes / f64::from(1 << 20));
     let mut cells = vec![
         number(subject.value, digits),
-        subject.spread.map_or("-".into(), |[least, most]| format!("{least:.digits$}..{most:.digits$}")),
+        subject
+            .spread
+            .map_or_else(|| "-".into(), |[least, most]| format!("{least:.digits$}..{most:.digits$}")),
         number(subject.ouro_ratio, 2),
     ];
     if idle {
@@ -87,14 +89,14 @@ fn cells(subject: &SubjectResult, idle: bool) -> Vec<String> {
         cells.push(format!("{:.0}", median.requests_per_s));
         cells.extend([median.p50_us, median.p99_us, median.p999_us].map(|us| number(us, 0)));
         cells.push(number(mib, 1));
-        cells.push(median.proxy_cpu.map_or("-".into(), |share| format!("{:.0} %", share * 100.0)));
+        cells.push(median.proxy_cpu.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0)));
     }
     cells.push(subject.errors.to_string());
     cells
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or("-".into(), |value| format!("{value:.digits$}"))
+    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
 }
 
 #[cfg(test)]

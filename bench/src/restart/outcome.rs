@@ -206,7 +206,7 @@ impl Outcomes {
                     sum(|group| group.broken),
                     format!("{:.0}", waits.fold(0.0, f64::max)),
                     outcome.processes_after.saturating_sub(outcome.processes_before).to_string(),
-                    longest.map_or("-".into(), |time| format!("{time:.1}")),
+                    longest.map_or_else(|| "-".into(), |time| format!("{time:.1}")),
                 ]);
             }
             row.resize(table.head.len(), String::new());
@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn what_is_noticed_is_shown() {
         let plan = Plan::new("tcp", crate::peers::local(1), 20, Work::Echo { bytes: 1 });
-        let mut tally = Tally { done: 5, ..Tally::default() };
+        let mut tally = Tally::default();
+        tally.done = 5;
         let quiet = Outcome { name: "ouro", groups: vec![Group::new(&plan, &tally)], ..Outcome::default() };
         assert!(quiet.is_unnoticed());
         tally.fail(Failure::Reset, "between two exchanges");

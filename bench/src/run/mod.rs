@@ -204,7 +204,7 @@ fn run_scenario(
             eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
             match bench.measure(scenario, variant) {
                 Ok(measured) => {
-                    let value = measured.value().map_or("-".into(), |value| format!("{value:.2}"));
+                    let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
                     let (unit, rate) = (result.unit, measured.requests_per_s);
                     eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
                     subject.rounds.push(measured);

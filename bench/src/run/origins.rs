@@ -85,7 +85,7 @@ fn start_nginx(program: &Path, folder: &Path, cpu: usize) -> Result<(Process, u1
     let files = subfolder(folder, "files")?;
     for length in [content::MEDIUM, content::LARGE] {
         let path = files.join(length.to_string());
-        std::fs::write(&path, &content::body(length))
+        std::fs::write(&path, content::body(length))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let setting = Setting { shape: Shape::Http, origin_port: 0, workers: 1, cpus: &[cpu], folder };
