@@ -106,12 +106,14 @@ impl Bench<'_> {
         load.run(self.time / 4)?;
         load.clear();
         let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
+        let stolen = machine::stolen_s();
         let before = Usage::of(&pids);
         let start = Instant::now();
         load.run(self.time)?;
         let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
         let used = Usage::of(&pids).since(before);
         let elapsed = start.elapsed().as_secs_f64();
+        let stolen = (machine::stolen_s() - stolen) / elapsed;
         let memory = rss(&pids);
         let measured = load.tallies()[0].clone();
         load.finish()?;
@@ -134,6 +136,7 @@ impl Bench<'_> {
             rss_bytes: proxied(float(memory)),
             proxy_cpu: proxied(share(used.cpu_ns)),
             proxy_waited: proxied(share(used.waited_ns)),
+            stolen: Some(stolen),
             yardstick_ms: 0.0,
             errors: all.errors(),
             examples: all.examples().to_vec(),

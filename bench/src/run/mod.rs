@@ -20,6 +20,9 @@ use crate::report;
 /// A round is in a slow phase of the machine if its yardstick took so many times the best.
 const SLOW: f64 = 1.3;
 
+/// A round is in one too if the host took more than this share of a CPU.
+const STOLEN: f64 = 0.02;
+
 /// A proxy that waits for its CPU more than this share of the time is disturbed by others.
 const DISTURBED: f64 = 0.05;
 
@@ -265,6 +268,9 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
             if round.yardstick_ms > SLOW * best {
                 slow.push(format!("{place} ({:.1})", round.yardstick_ms / best));
             }
+            if let Some(share) = round.stolen.filter(|share| *share > STOLEN) {
+                slow.push(format!("{place} ({:.0} % of a CPU taken by the host)", share * 100.0));
+            }
             // The second of two workers shares its CPU with the load.
             let waited =
                 round.proxy_waited.filter(|waited| *waited > DISTURBED && !subject.name.ends_with(" x2"));
@@ -272,7 +278,7 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         }
     }
     if !slow.is_empty() {
-        notes.push(format!("slow phase of the machine (yardstick / best): {}", slow.join("; ")));
+        notes.push(format!("slow phase of the machine (yardstick / best round): {}", slow.join("; ")));
     }
     if !disturbed.is_empty() {
         notes.push(format!(

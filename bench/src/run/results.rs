@@ -95,6 +95,8 @@ pub(crate) struct Round {
     pub(crate) proxy_cpu: Option<f64>,
     /// Share of the time that it was ready and waited for one.
     pub(crate) proxy_waited: Option<f64>,
+    /// CPUs that the host of a virtual machine took away meanwhile, as a share of one.
+    pub(crate) stolen: Option<f64>,
     /// Time for a fixed piece of work before the round, milliseconds.
     pub(crate) yardstick_ms: f64,
     /// Failed exchanges.
@@ -123,6 +125,7 @@ impl Round {
             rss_bytes: of(|round| round.rss_bytes),
             proxy_cpu: of(|round| round.proxy_cpu),
             proxy_waited: of(|round| round.proxy_waited),
+            stolen: of(|round| round.stolen),
             yardstick_ms: of(|round| Some(round.yardstick_ms)).unwrap_or_default(),
             errors: rounds.iter().map(|round| round.errors).sum(),
             examples: rounds.iter().flat_map(|round| round.examples.clone()).collect(),
