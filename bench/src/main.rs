@@ -167,6 +167,9 @@ mod tests {
             "run --rounds 0",
             "run --seconds 0",
             "run --subjects apache",
+            "run --scenario small,nope",
+            "micro nope",
+            "restart --restarts 0",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -212,6 +212,8 @@ pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
     /// Nanoseconds of being ready and waiting for a CPU.
     pub(crate) waited_ns: u64,
+    /// Ticks in user mode and in the kernel: coarser, but they tell the two apart.
+    pub(crate) ticks: [u64; 2],
 }
 
 impl Usage {
@@ -219,6 +221,12 @@ impl Usage {
     pub(crate) fn of(pids: &[i32]) -> Self {
         let mut usage = Self::default();
         for pid in pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+            // The 12th and 13th field behind the name: time in user mode and in the kernel.
+            for (ticks, field) in usage.ticks.iter_mut().zip(fields.skip(11)) {
+                *ticks += field.parse::<u64>().unwrap_or_default();
+            }
             let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
             for thread in threads.flatten() {
                 let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else { continue };
@@ -235,6 +243,10 @@ impl Usage {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
             waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
+            ticks: [
+                self.ticks[0].saturating_sub(before.ticks[0]),
+                self.ticks[1].saturating_sub(before.ticks[1]),
+            ],
         }
     }
 }

@@ -30,8 +30,8 @@ const MAX_REPETITIONS: u64 = 1 << 30;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Cases [default: all].
-    #[arg(value_name = "NAME")]
-    cases: Vec<String>,
+    #[arg(value_name = "NAME", value_parser = named)]
+    cases: Vec<&'static Case>,
     /// Do not count instructions even if valgrind is here.
     #[arg(long)]
     time_only: bool,
@@ -62,13 +62,10 @@ struct Measured {
 /// # Errors
 /// When a case does not do its work, or this process was asked to end.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
-    let chosen: Vec<&Case> = if options.cases.is_empty() {
-        ALL.iter().collect()
-    } else {
-        options.cases.iter().map(|name| named(name)).collect::<Result<_, _>>()?
-    };
+    let all: Vec<&Case> = ALL.iter().collect();
+    let chosen = if options.cases.is_empty() { &all } else { &options.cases };
     let valgrind = peers::which("valgrind").filter(|_| !options.time_only);
-    if valgrind.is_none() {
+    if valgrind.is_none() && !options.time_only {
         println!(
             "note: without valgrind there are times only, and they depend on what else the machine does"
         );

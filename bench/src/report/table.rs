@@ -58,7 +58,7 @@ pub(crate) fn table(result: &ScenarioResult) -> Table {
     if idle {
         head.extend(["RSS MiB", "errors"]);
     } else {
-        head.extend(["requests/s", "p50 us", "p99 us", "p99.9 us", "RSS MiB", "CPU", "errors"]);
+        head.extend(["requests/s", "p50 us", "p99 us", "p99.9 us", "RSS MiB", "CPU", "kernel", "errors"]);
     }
     let mut table = Table::new(&head);
     for subject in &result.subjects {
@@ -89,10 +89,14 @@ fn cells(subject: &SubjectResult, idle: bool) -> Vec<String> {
         cells.push(format!("{:.0}", median.requests_per_s));
         cells.extend([median.p50_us, median.p99_us, median.p999_us].map(|us| number(us, 0)));
         cells.push(number(mib, 1));
-        cells.push(median.proxy_cpu.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0)));
+        cells.extend([median.proxy_cpu, median.kernel_share].map(percent));
     }
     cells.push(subject.errors.to_string());
     cells
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0))
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {

@@ -37,8 +37,8 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Scenarios [default: all].
-    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
-    scenario: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…", value_parser = scenario::named)]
+    scenario: Vec<Scenario>,
     /// Subjects [default: all that are on this machine].
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     subjects: Vec<Subject>,
@@ -81,7 +81,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// # Errors
 /// When nothing can be measured at all, results cannot be written, or this process was asked to end.
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
-    let scenarios = options.scenarios()?;
+    let scenarios = options.scenarios();
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
     let seconds = options.seconds.unwrap_or(if options.quick { 0.4 } else { 2.0 });
     let (machine, cores) = (Machine::describe(), Cores::find());
@@ -136,11 +136,11 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
 }
 
 impl Options {
-    fn scenarios(&self) -> Result<Vec<Scenario>, String> {
+    fn scenarios(&self) -> Vec<Scenario> {
         if !self.scenario.is_empty() {
-            return self.scenario.iter().map(|name| scenario::named(name)).collect();
+            return self.scenario.clone();
         }
-        Ok(scenario::ALL.iter().filter(|scenario| scenario.quick || !self.quick).copied().collect())
+        scenario::ALL.iter().filter(|scenario| scenario.quick || !self.quick).copied().collect()
     }
 
     fn find_subjects(&self) -> (Vec<Found>, Vec<SubjectInfo>) {

@@ -93,6 +93,8 @@ pub(crate) struct Round {
     pub(crate) rss_bytes: Option<f64>,
     /// Share of the time that the proxy was on a CPU.
     pub(crate) proxy_cpu: Option<f64>,
+    /// Share of the proxy's CPU time that it spent in the kernel.
+    pub(crate) kernel_share: Option<f64>,
     /// Share of the time that it was ready and waited for one.
     pub(crate) proxy_waited: Option<f64>,
     /// CPUs that the host of a virtual machine took away meanwhile, as a share of one.
@@ -124,6 +126,7 @@ impl Round {
             p999_us: of(|round| round.p999_us),
             rss_bytes: of(|round| round.rss_bytes),
             proxy_cpu: of(|round| round.proxy_cpu),
+            kernel_share: of(|round| round.kernel_share),
             proxy_waited: of(|round| round.proxy_waited),
             stolen: of(|round| round.stolen),
             yardstick_ms: of(|round| Some(round.yardstick_ms)).unwrap_or_default(),
