@@ -122,7 +122,7 @@ impl Driver {
             Way::Envoy => "yaml",
         };
         let file = values.write(&format!("{}-restart.{suffix}", way.subject()), folder)?;
-        if way == Way::Ouro && !offers(&found.program, "--restart-epoch") {
+        if way == Way::Ouro && !peers::offers(&found.program, "--restart-epoch") {
             return Err("not yet: this ouro has no hot restart".into());
         }
         let mut driver = Self {
@@ -313,12 +313,6 @@ impl Drop for Driver {
             let _ = std::fs::remove_file(name);
         }
     }
-}
-
-/// Whether a program knows an option.
-fn offers(program: &Path, option: &str) -> bool {
-    let output = Command::new(program).arg("--help").stdin(Stdio::null()).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(option))
 }
 
 fn signal(pid: i32, signal: Signal) -> Result<(), String> {
