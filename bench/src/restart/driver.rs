@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -184,14 +183,10 @@ impl Driver {
                 self.launch(&[])?;
             }
             Way::Sozu => {
-                let program = &self.found.program;
-                let mut command = Command::new(program);
-                command.arg("-c").arg(&self.file).arg("upgrade");
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                let status = command.status().map_err(|error| format!("sozu upgrade: {error}"))?;
-                if !status.success() {
-                    return Ok(false);
-                }
+                // It waits for the end of the upgrade, which may never come: nothing here waits for it.
+                let arguments = ["-c".into(), self.file.clone().into_os_string(), "upgrade".into()];
+                let program = [self.found.program.clone().into_os_string()].into_iter().chain(arguments);
+                self.push(Program::new(program, &[self.cpu]))?;
             }
         }
         let now = Instant::now();
