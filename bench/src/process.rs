@@ -205,15 +205,26 @@ fn process_table() -> BTreeMap<i32, Entry> {
     table
 }
 
-/// CPU of all threads of some processes.
-#[derive(Debug, Clone, Copy, Default)]
+/// CPU of all threads of some processes so far.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Usage {
+    /// Nanoseconds on a CPU, and of being ready and waiting for one, by thread.
+    threads: BTreeMap<i32, [u64; 2]>,
+    /// Ticks in user mode and in the kernel, by process: coarser, but they tell the two apart.
+    ticks: BTreeMap<i32, [u64; 2]>,
+}
+
+/// CPU that was used in a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used {
     /// Nanoseconds on a CPU.
     pub(crate) cpu_ns: u64,
-    /// Nanoseconds of being ready and waiting for a CPU.
+    /// Nanoseconds of being ready and waiting for one.
     pub(crate) waited_ns: u64,
-    /// Ticks in user mode and in the kernel: coarser, but they tell the two apart.
-    pub(crate) ticks: [u64; 2],
+    /// Ticks in user mode.
+    pub(crate) user_ticks: u64,
+    /// Ticks in the kernel.
+    pub(crate) kernel_ticks: u64,
 }
 
 impl Usage {
@@ -222,33 +233,46 @@ impl Usage {
         let mut usage = Self::default();
         for pid in pids {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
             // The 12th and 13th field behind the name: time in user mode and in the kernel.
-            for (ticks, field) in usage.ticks.iter_mut().zip(fields.skip(11)) {
-                *ticks += field.parse::<u64>().unwrap_or_default();
-            }
+            usage.ticks.insert(*pid, two_numbers(fields.split_whitespace().skip(11)));
             let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
             for thread in threads.flatten() {
-                let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else { continue };
-                let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u64>().ok());
-                usage.cpu_ns += numbers.next().unwrap_or_default();
-                usage.waited_ns += numbers.next().unwrap_or_default();
+                let id = thread.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+                let text = std::fs::read_to_string(thread.path().join("schedstat"));
+                if let (Some(id), Ok(text)) = (id, text) {
+                    usage.threads.insert(id, two_numbers(text.split_whitespace()));
+                }
             }
         }
         usage
     }
 
-    /// What was used since `before`.
-    pub(crate) const fn since(self, before: Self) -> Self {
-        Self {
-            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
-            waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
-            ticks: [
-                self.ticks[0].saturating_sub(before.ticks[0]),
-                self.ticks[1].saturating_sub(before.ticks[1]),
-            ],
+    /// What was used since `before`. What came since counts from zero; what ended cannot be asked any more.
+    pub(crate) fn since(&self, before: &Self) -> Used {
+        let [cpu_ns, waited_ns] = growth(&before.threads, &self.threads);
+        let [user_ticks, kernel_ticks] = growth(&before.ticks, &self.ticks);
+        Used { cpu_ns, waited_ns, user_ticks, kernel_ticks }
+    }
+}
+
+fn two_numbers<'t>(fields: impl Iterator<Item = &'t str>) -> [u64; 2] {
+    let mut numbers = [0; 2];
+    for (number, field) in numbers.iter_mut().zip(fields) {
+        *number = field.parse().unwrap_or_default();
+    }
+    numbers
+}
+
+fn growth(before: &BTreeMap<i32, [u64; 2]>, after: &BTreeMap<i32, [u64; 2]>) -> [u64; 2] {
+    let mut sum = [0; 2];
+    for (id, end) in after {
+        let start = before.get(id).copied().unwrap_or_default();
+        for ((sum, start), end) in sum.iter_mut().zip(start).zip(end) {
+            *sum += end.saturating_sub(start);
         }
     }
+    sum
 }
 
 /// Resident memory of some processes, bytes. Pages that they share are counted for each.
@@ -286,6 +310,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn threads_come_and_go() {
+        let before = BTreeMap::from([(1, [100, 5]), (2, [50, 5]), (3, [900, 5])]);
+        let after = BTreeMap::from([(1, [160, 6]), (3, [900, 5]), (4, [7, 0])]);
+        assert_eq!(growth(&before, &after), [67, 1]);
+    }
+
+    #[test]
     fn the_own_process_is_in_the_table_and_uses_memory_and_time() {
         let own = i32::try_from(std::process::id()).unwrap();
         let table = process_table();
@@ -296,6 +327,6 @@ mod tests {
         while start.elapsed() < Duration::from_millis(30) {
             std::hint::spin_loop();
         }
-        assert!(Usage::of(&[own]).since(before).cpu_ns > 100_000);
+        assert!(Usage::of(&[own]).since(&before).cpu_ns > 100_000);
     }
 }

@@ -111,7 +111,7 @@ impl Bench<'_> {
         let start = Instant::now();
         load.run(self.time)?;
         let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
-        let used = Usage::of(&pids).since(before);
+        let used = Usage::of(&pids).since(&before);
         let elapsed = start.elapsed().as_secs_f64();
         let stolen = (machine::stolen_s() - stolen) / elapsed;
         let memory = rss(&pids);
@@ -125,7 +125,7 @@ impl Bench<'_> {
             return Err(format!("no request was served: {}", all.examples().join("; ")));
         }
         let share = |ns: u64| float(ns) / 1e9 / elapsed;
-        let ticks = used.ticks.iter().sum::<u64>();
+        let ticks = used.user_ticks + used.kernel_ticks;
         let proxied = |value: f64| running.process.is_some().then_some(value);
         Ok(Round {
             cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
@@ -136,7 +136,7 @@ impl Bench<'_> {
             p999_us: measured.latencies.quantile_us(0.999),
             rss_bytes: proxied(float(memory)),
             proxy_cpu: proxied(share(used.cpu_ns)),
-            kernel_share: (ticks > 0).then(|| float(used.ticks[1]) / float(ticks)),
+            kernel_share: (ticks > 0).then(|| float(used.kernel_ticks) / float(ticks)),
             proxy_waited: proxied(share(used.waited_ns)),
             stolen: Some(stolen),
             yardstick_ms: 0.0,
