@@ -137,10 +137,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
 
 impl Options {
     fn scenarios(&self) -> Vec<Scenario> {
-        if !self.scenario.is_empty() {
-            return self.scenario.clone();
-        }
-        scenario::ALL.iter().filter(|scenario| scenario.quick || !self.quick).copied().collect()
+        let all: Vec<Scenario> = if self.scenario.is_empty() {
+            scenario::ALL.iter().filter(|scenario| scenario.quick || !self.quick).copied().collect()
+        } else {
+            self.scenario.clone()
+        };
+        all.into_iter().map(|scenario| if self.quick { scenario.shortened() } else { scenario }).collect()
     }
 
     fn find_subjects(&self) -> (Vec<Found>, Vec<SubjectInfo>) {

@@ -7,6 +7,9 @@ use crate::peers::Shape;
 /// Connections of the idle scenario.
 const IDLE_CONNECTIONS: usize = 6000;
 
+/// The same in the quick mode.
+const QUICK_IDLE_CONNECTIONS: usize = 1000;
+
 /// One row of numbers for each subject.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -136,6 +139,16 @@ pub(crate) const ALL: &[Scenario] = {
         },
     ]
 };
+
+impl Scenario {
+    /// The same with less to do, for the quick mode.
+    pub(crate) const fn shortened(self) -> Self {
+        match self.kind {
+            Kind::Idle { .. } => Self { kind: Kind::Idle { connections: QUICK_IDLE_CONNECTIONS }, ..self },
+            _ => self,
+        }
+    }
+}
 
 /// The scenario of this name.
 ///
