@@ -1,101 +1,157 @@
 //! Measurements of the Ouro proxy and its peers.
 
+mod content;
 mod cpu;
+mod load;
+mod machine;
+mod micro;
+mod origin;
+mod peers;
+mod process;
+mod relay;
+mod report;
+mod restart;
+mod run;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "\
-Usage: ouro-bench cpu --pid PID --seconds N
+use clap::{Parser, Subcommand};
 
-Measures for N seconds how much CPU time all threads of a process use, and prints it.
-
-Exit codes: 0 done, 1 failed at run time, 2 wrong usage.";
-
-/// Longest measurement, seconds.
+/// Longest measurement of `cpu`, seconds.
 const MAX_SECONDS: u64 = 24 * 3600;
 
-/// What is asked for.
-#[derive(Debug, PartialEq, Eq)]
+const EXAMPLES: &str = "\
+Examples:
+  ouro-bench run --out bench/results     everything, into a folder
+  ouro-bench run --quick                 a smoke test
+  ouro-bench run --scenario small,close --subjects ouro,nginx --rounds 5
+  ouro-bench restart --restarts 10 --every 5
+  ouro-bench micro
+  ouro-bench cpu --pid 4711 --seconds 10
+
+Exit codes: 0 done, 1 failed at run time or errors in what was measured, 2 wrong usage.";
+
+/// Benchmarks of the Ouro proxy against its peers.
+#[derive(Debug, Parser)]
+#[command(name = "ouro-bench", version, about, after_help = EXAMPLES, max_term_width = 110)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
-    Help,
-    Cpu { pid: u32, seconds: u64 },
+    /// Measure all subjects side by side.
+    Run(Box<run::Options>),
+    /// Restart each proxy under load and tell what its clients noticed.
+    Restart(Box<restart::Options>),
+    /// Measure small parts of the proxy.
+    Micro(micro::Options),
+    /// Measure how much CPU time all threads of a process use.
+    Cpu {
+        /// The process.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        pid: u32,
+        /// For so long.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
+        seconds: u64,
+    },
+    /// One of the parts, so many times.
+    #[command(hide = true)]
+    MicroCase { name: String, times: u64 },
+    /// Become another program, pinned and in a session of its own.
+    #[command(hide = true)]
+    Exec {
+        #[arg(long, value_delimiter = ',')]
+        cpus: Vec<usize>,
+        #[arg(long)]
+        parent: u32,
+        #[arg(last = true, required = true)]
+        argv: Vec<OsString>,
+    },
+    /// The built-in origin.
+    #[command(hide = true)]
+    Origin {
+        #[arg(long)]
+        http: u16,
+        #[arg(long)]
+        echo: u16,
+        #[arg(long)]
+        wrong: Option<origin::Wrong>,
+    },
+    /// The floor: a bare relay of bytes.
+    #[command(hide = true)]
+    Relay {
+        #[arg(long)]
+        listen: u16,
+        #[arg(long)]
+        to: u16,
+    },
 }
 
 fn main() -> ExitCode {
-    let args: Vec<String> =
-        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    match parse(&args) {
+    match dispatch(Args::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("ouro-bench: {error}\n\n{USAGE}");
-            ExitCode::from(2)
+            eprintln!("ouro-bench: {error}");
+            ExitCode::FAILURE
         }
-        Ok(Command::Help) => {
-            println!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        Ok(Command::Cpu { pid, seconds }) => match cpu::measure(pid, Duration::from_secs(seconds)) {
-            Ok(report) => {
-                println!("{report}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("ouro-bench: {error}");
-                ExitCode::FAILURE
-            }
-        },
     }
 }
 
-fn parse(args: &[String]) -> Result<Command, String> {
-    let Some((command, options)) = args.split_first() else { return Err("no command given".into()) };
-    match command.as_str() {
-        "-h" | "--help" | "help" => return Ok(Command::Help),
-        "cpu" => {}
-        other => return Err(format!("there is no command {other:?}")),
-    }
-    let (mut pid, mut seconds) = (None, None);
-    let mut rest = options.iter();
-    while let Some(option) = rest.next() {
-        if matches!(option.as_str(), "-h" | "--help") {
-            return Ok(Command::Help);
+/// Returns whether what was measured is sound.
+fn dispatch(command: Command) -> Result<bool, String> {
+    match command {
+        Command::Run(options) => {
+            machine::prepare()?;
+            run::run(&options)
         }
-        let place = match option.as_str() {
-            "--pid" => &mut pid,
-            "--seconds" => &mut seconds,
-            other => return Err(format!("there is no option {other:?}")),
-        };
-        let text = rest.next().ok_or_else(|| format!("{option} needs a value"))?;
-        let number = text.parse::<u64>().ok().filter(|number| *number > 0);
-        *place = Some(number.ok_or_else(|| format!("{option}: expected a number from 1, found {text:?}"))?);
+        Command::Restart(options) => {
+            machine::prepare()?;
+            restart::run(&options)
+        }
+        Command::Micro(options) => {
+            machine::prepare()?;
+            micro::run(&options).map(|()| true)
+        }
+        Command::MicroCase { name, times } => micro::run_case(&name, times).map(|()| true),
+        Command::Cpu { pid, seconds } => {
+            println!("{}", cpu::measure(pid, Duration::from_secs(seconds))?);
+            Ok(true)
+        }
+        Command::Exec { cpus, parent, argv } => Err(process::exec(&cpus, parent, &argv)),
+        Command::Origin { http, echo, wrong } => origin::serve(http, echo, wrong).map(|()| true),
+        Command::Relay { listen, to } => relay::serve(listen, to).map(|()| true),
     }
-    let pid = pid.ok_or("--pid is missing")?;
-    let seconds = seconds.ok_or("--seconds is missing")?;
-    if seconds > MAX_SECONDS {
-        return Err(format!("--seconds: expected at most {MAX_SECONDS}"));
-    }
-    let pid = u32::try_from(pid).map_err(|_| format!("--pid: {pid} is no process id"))?;
-    Ok(Command::Cpu { pid, seconds })
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
-    fn parse_line(line: &str) -> Result<Command, String> {
-        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>())
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("ouro-bench").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Args::command().debug_assert();
     }
 
     #[test]
     fn options_are_read_in_any_order() {
-        let expected = Ok(Command::Cpu { pid: 12, seconds: 3 });
-        assert_eq!(parse_line("cpu --pid 12 --seconds 3"), expected);
-        assert_eq!(parse_line("cpu --seconds 3 --pid 12"), expected);
-        assert_eq!(parse_line("cpu --help"), Ok(Command::Help));
+        for line in ["cpu --pid 12 --seconds 3", "cpu --seconds 3 --pid 12"] {
+            assert!(matches!(parse(line).unwrap().command, Command::Cpu { pid: 12, seconds: 3 }));
+        }
     }
 
     #[test]
-    fn wrong_usage_is_told() {
+    fn wrong_usage_exits_with_2() {
         for line in [
             "",
             "gpu",
@@ -108,8 +164,14 @@ mod tests {
             "cpu --pid 12 --seconds 86401",
             "cpu --pid 4294967296 --seconds 3",
             "cpu --pid 12 --seconds 3 --loud",
+            "run --rounds 0",
+            "run --seconds 0",
+            "run --subjects apache",
+            "run --scenario small,nope",
+            "micro nope",
+            "restart --restarts 0",
         ] {
-            assert!(parse_line(line).is_err(), "{line}");
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
 }

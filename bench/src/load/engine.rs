@@ -1,0 +1,317 @@
+//! Drives all clients of a load from one thread.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::conn::{Conn, State, Step, failure_of};
+use super::tally::{Failure, Tally};
+use super::{Plan, Work};
+use crate::machine;
+
+/// How long an exchange, or a connection attempt, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often that is looked at, and whether somebody wants this process to end.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// Before a failed client tries again, so that it does not spin.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
+
+/// Bytes received at once.
+const SCRATCH_BYTES: usize = 128 * 1024;
+
+/// Events taken at once.
+const EVENTS: usize = 256;
+
+/// A running load.
+#[derive(Debug)]
+pub(crate) struct Load {
+    plans: Vec<Plan>,
+    tallies: Vec<Tally>,
+    conns: Vec<Conn>,
+    /// For each plan the clients that have not begun.
+    unstarted: Vec<std::ops::Range<usize>>,
+    epoll: Epoll,
+    due: BinaryHeap<Reverse<(Instant, usize)>>,
+    scratch: Vec<u8>,
+    next_check: Instant,
+    /// No further exchange begins.
+    ending: bool,
+}
+
+impl Load {
+    /// Prepares clients; they begin with the first [`Load::run`].
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll instance.
+    pub(crate) fn new(plans: Vec<Plan>) -> Result<Self, String> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| format!("epoll: {error}"))?;
+        let now = Instant::now();
+        let mut load = Self {
+            tallies: vec![Tally::default(); plans.len()],
+            conns: Vec::new(),
+            unstarted: Vec::new(),
+            epoll,
+            due: BinaryHeap::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            next_check: now,
+            ending: false,
+            plans,
+        };
+        for (index, plan) in load.plans.iter().enumerate() {
+            let first = load.conns.len();
+            let numbers = first..first + plan.connections;
+            load.conns.extend(numbers.clone().map(|number| Conn::new(index, number as u64, now)));
+            load.unstarted.push(numbers);
+        }
+        for index in 0..load.plans.len() {
+            for _ in 0..load.plans[index].first_at_once.min(load.plans[index].connections) {
+                load.start_next(index, now);
+            }
+        }
+        Ok(load)
+    }
+
+    /// Runs for so long.
+    ///
+    /// # Errors
+    /// When this process was asked to end, or epoll fails.
+    pub(crate) fn run(&mut self, time: Duration) -> Result<(), String> {
+        let end = Instant::now() + time;
+        self.run_until(|_, now| now >= end, end)
+    }
+
+    /// Runs until every client has had an exchange, or the time is over.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn run_until_served(&mut self, time: Duration) -> Result<(), String> {
+        let end = Instant::now() + time;
+        self.run_until(|load, now| now >= end || load.conns.iter().all(|conn| conn.served), end)
+    }
+
+    /// Finishes the exchanges in progress, then closes all connections.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        self.ending = true;
+        let end = Instant::now() + PATIENCE;
+        let busy = |conn: &Conn| matches!(conn.state, State::Busy | State::Ending | State::Connecting);
+        self.run_until(|load, now| now >= end || !load.conns.iter().any(busy), end)?;
+        for conn in &mut self.conns {
+            if busy(conn) {
+                self.tallies[conn.plan].fail(Failure::TimedOut, "at the end of the load");
+            }
+            conn.close();
+        }
+        Ok(())
+    }
+
+    /// Begins to count anew; failures stay counted.
+    pub(crate) fn clear(&mut self) {
+        self.tallies.iter_mut().for_each(Tally::clear);
+    }
+
+    /// What each plan has come to, in their order.
+    pub(crate) fn tallies(&self) -> &[Tally] {
+        &self.tallies
+    }
+
+    /// The plans, in their order.
+    pub(crate) fn plans(&self) -> &[Plan] {
+        &self.plans
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.conns.iter().filter(|conn| conn.is_open()).count()
+    }
+
+    fn run_until(&mut self, done: impl Fn(&Self, Instant) -> bool, end: Instant) -> Result<(), String> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        // The condition may look at every client: not after each event.
+        let mut next_look = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= next_look || now >= end {
+                if done(self, now) {
+                    return Ok(());
+                }
+                next_look = now + Duration::from_millis(1);
+            }
+            if now >= self.next_check {
+                machine::check_interrupt()?;
+                self.check_patience(now);
+                self.next_check = now + CHECK_EVERY;
+            }
+            self.run_due(now);
+            let next = self.due.peek().map_or(end, |Reverse((due, _))| (*due).min(end));
+            let pause = next.min(self.next_check).min(now + Duration::from_millis(10));
+            let pause = pause.saturating_duration_since(now);
+            // Rounded up, because it would spin for the last millisecond otherwise.
+            let pause = u16::try_from(pause.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+            let count = match self.epoll.wait(&mut events, EpollTimeout::from(pause)) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(error) => return Err(format!("epoll: {error}")),
+            };
+            for event in &events[..count] {
+                let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+                self.on_event(index, event.events());
+            }
+        }
+    }
+
+    fn on_event(&mut self, index: usize, flags: EpollFlags) {
+        if self.conns[index].state == State::Connecting {
+            match self.conns[index].connected() {
+                Ok(false) => return,
+                Ok(true) => self.on_connected(index),
+                Err(wrong) => self.apply(index, Step::Failed(wrong)),
+            }
+            return;
+        }
+        // A client whose throttle has yet to release it takes nothing.
+        if self.conns[index].state == State::Busy && self.conns[index].due.is_some() {
+            return;
+        }
+        let ended = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+        self.advance(index, ended);
+    }
+
+    fn advance(&mut self, index: usize, ended: bool) {
+        let Self { conns, plans, scratch, .. } = self;
+        let conn = &mut conns[index];
+        let plan = &plans[conn.plan];
+        let sent = conn.send(plan);
+        let step = match conn.receive(plan, scratch, ended) {
+            Step::Wait => sent,
+            step => step,
+        };
+        self.apply(index, step);
+    }
+
+    fn apply(&mut self, index: usize, step: Step) {
+        let conn = &mut self.conns[index];
+        let plan = &self.plans[conn.plan];
+        let tally = &mut self.tallies[conn.plan];
+        match step {
+            Step::Wait => {}
+            Step::Throttled => {
+                let every = plan.throttle.map_or(Duration::ZERO, |throttle| throttle.every);
+                self.schedule(index, Instant::now() + every);
+            }
+            Step::Done { keep, told } => {
+                let now = Instant::now();
+                tally.done += 1;
+                let taken = now.saturating_duration_since(conn.started);
+                tally.latencies.record(u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX));
+                tally.worst_wait = tally.worst_wait.max(now.saturating_duration_since(conn.wanted));
+                tally.told_to_close += u64::from(told);
+                if !keep {
+                    conn.close();
+                }
+                conn.wanted = now + plan.pause;
+                let first = !std::mem::replace(&mut conn.served, true);
+                let (plan_index, pause) = (conn.plan, plan.pause);
+                if first {
+                    self.start_next(plan_index, now);
+                }
+                if pause.is_zero() { self.go_on(index, now) } else { self.schedule(index, now + pause) }
+            }
+            Step::ClosedIdle => {
+                tally.closed_idle += 1;
+                conn.close();
+                if conn.due.is_none() {
+                    self.schedule(index, Instant::now());
+                }
+            }
+            Step::Failed((failure, detail)) => {
+                let long_lived = !matches!(plan.work, Work::Http { .. });
+                tally.broken += u64::from(long_lived && conn.served && failure != Failure::Refused);
+                tally.fail(failure, &detail);
+                conn.close();
+                self.schedule(index, Instant::now() + AFTER_FAILURE);
+            }
+        }
+    }
+
+    /// The next exchange, on the connection that there is or a new one.
+    fn go_on(&mut self, index: usize, now: Instant) {
+        if self.ending {
+            return;
+        }
+        let conn = &mut self.conns[index];
+        let plan = &self.plans[conn.plan];
+        if conn.is_open() {
+            conn.begin(plan, now);
+            // What it waits for cannot be there yet, so there is nothing to receive.
+            let step = conn.send(plan);
+            self.apply(index, step);
+            return;
+        }
+        conn.started = now;
+        let added = conn.connect(plan.address).map_err(|error| failure_of(&error)).and_then(|fd| {
+            let flags =
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+            let event = EpollEvent::new(flags, index as u64);
+            self.epoll.add(fd, event).map_err(|error| (Failure::Other, format!("epoll: {error}")))
+        });
+        match added.and_then(|()| self.conns[index].connected()) {
+            Ok(true) => self.on_connected(index),
+            Ok(false) => {}
+            Err(wrong) => self.apply(index, Step::Failed(wrong)),
+        }
+    }
+
+    fn on_connected(&mut self, index: usize) {
+        self.tallies[self.conns[index].plan].connects += 1;
+        self.go_on(index, Instant::now());
+    }
+
+    fn start_next(&mut self, plan: usize, now: Instant) {
+        if let Some(index) = self.unstarted[plan].next() {
+            self.conns[index].wanted = now;
+            self.schedule(index, now);
+        }
+    }
+
+    fn schedule(&mut self, index: usize, at: Instant) {
+        self.conns[index].due = Some(at);
+        self.due.push(Reverse((at, index)));
+    }
+
+    fn run_due(&mut self, now: Instant) {
+        while let Some(Reverse((at, index))) = self.due.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.due.pop();
+            // An entry that does not agree with the client is an old one.
+            if self.conns[index].due != Some(at) {
+                continue;
+            }
+            self.conns[index].due = None;
+            match self.conns[index].state {
+                State::Off | State::Idle => self.go_on(index, now),
+                State::Busy | State::Ending => self.advance(index, true),
+                State::Connecting => {}
+            }
+        }
+    }
+
+    fn check_patience(&mut self, now: Instant) {
+        for index in 0..self.conns.len() {
+            let conn = &self.conns[index];
+            let waiting = matches!(conn.state, State::Connecting | State::Busy | State::Ending);
+            if waiting && now.saturating_duration_since(conn.started) > PATIENCE {
+                let text = format!("{:?} for {} s", conn.state, PATIENCE.as_secs());
+                self.apply(index, Step::Failed((Failure::TimedOut, text)));
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! One measurement: a subject, fresh, under one load.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::origins::{Origins, subfolder};
+use super::results::Round;
+use super::scenario::{Exchange, Kind, OriginKind, Scenario};
+use crate::content;
+use crate::load::{Load, Plan};
+use crate::machine::{self, Cores};
+use crate::peers::{Found, Running, Setting, Shape, Subject};
+use crate::process::{POLL, Usage, rss};
+
+/// Requests that are in their connection's first exchange at the same time, in the idle scenario.
+const IDLE_AT_ONCE: usize = 16;
+
+/// How long opening all idle connections may take.
+const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long memory has to stay the same to be believed, and how long that is waited for.
+const SETTLED: Duration = Duration::from_millis(200);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Files that this process needs beside its connections.
+const SPARE_FILES: usize = 200;
+
+/// Where and how long.
+#[derive(Debug)]
+pub(crate) struct Bench<'b> {
+    /// Who answers.
+    pub(crate) origins: &'b Origins,
+    /// Which CPUs.
+    pub(crate) cores: &'b Cores,
+    /// Temporary files.
+    pub(crate) folder: &'b Path,
+    /// Length of one measurement.
+    pub(crate) time: Duration,
+}
+
+/// Who is measured, with how many workers.
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    /// Name in the report.
+    pub(crate) name: String,
+    /// Whose program.
+    pub(crate) found: Found,
+    /// Worker threads or processes.
+    pub(crate) workers: usize,
+}
+
+impl Bench<'_> {
+    /// Measures once.
+    ///
+    /// # Errors
+    /// Why this subject cannot be measured in this scenario.
+    pub(crate) fn measure(&self, scenario: &Scenario, variant: &Variant) -> Result<Round, String> {
+        let yardstick_ms = machine::yardstick_ms(self.cores.proxy, self.cores.load);
+        let round = match scenario.kind {
+            Kind::Load { shape, origin, exchange, connections } => {
+                self.load(variant, shape, origin, exchange, connections)
+            }
+            Kind::Workers => {
+                self.load(variant, Shape::Http, OriginKind::Files, Exchange::Get(content::SMALL), 64)
+            }
+            Kind::Idle { connections } => self.idle(variant, connections),
+        };
+        round.map(|round| Round { yardstick_ms, ..round })
+    }
+
+    fn start(
+        &self,
+        variant: &Variant,
+        shape: Shape,
+        origin: OriginKind,
+        exchange: Exchange,
+    ) -> Result<Running, String> {
+        let folder = tempfile::Builder::new().prefix(variant.found.subject.name()).tempdir_in(self.folder);
+        // Removed with everything else at the end: a reader of an error may want to look into it until then.
+        let folder = folder.map_err(|error| format!("temporary folder: {error}"))?.keep();
+        let cpus = [self.cores.proxy, self.cores.load];
+        // A relay of bytes does not care what they mean.
+        let shape = if variant.found.subject == Subject::Relay { Shape::Tcp } else { shape };
+        let setting = Setting {
+            shape,
+            origin_port: self.origins.port(origin),
+            workers: variant.workers,
+            cpus: &cpus[..variant.workers.min(cpus.len())],
+            folder: &subfolder(&folder, "run")?,
+        };
+        variant.found.start(&setting, &exchange.work())
+    }
+
+    fn load(
+        &self,
+        variant: &Variant,
+        shape: Shape,
+        origin: OriginKind,
+        exchange: Exchange,
+        connections: usize,
+    ) -> Result<Round, String> {
+        let mut running = self.start(variant, shape, origin, exchange)?;
+        let mut load = Load::new(vec![Plan::new("load", running.address, connections, exchange.work())])?;
+        // Long enough for every connection and pool to be there.
+        load.run_until_served(self.time.max(Duration::from_secs(1)))?;
+        load.run(self.time / 4)?;
+        load.clear();
+        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
+        let stolen = machine::stolen_s();
+        let before = Usage::of(&pids);
+        let start = Instant::now();
+        load.run(self.time)?;
+        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
+        let used = Usage::of(&pids).since(&before);
+        let elapsed = start.elapsed().as_secs_f64();
+        let stolen = (machine::stolen_s() - stolen) / elapsed;
+        let memory = rss(&pids);
+        let measured = load.tallies()[0].clone();
+        load.finish()?;
+        if let Some(why) = running.process.as_mut().and_then(|process| process.ended()) {
+            return Err(format!("under load: {why}"));
+        }
+        let all = &load.tallies()[0];
+        if measured.done == 0 {
+            return Err(format!("no request was served: {}", all.examples().join("; ")));
+        }
+        let share = |ns: u64| float(ns) / 1e9 / elapsed;
+        let ticks = used.user_ticks + used.kernel_ticks;
+        let proxied = |value: f64| running.process.is_some().then_some(value);
+        Ok(Round {
+            cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
+            bytes_per_connection: None,
+            requests_per_s: float(measured.done) / elapsed,
+            p50_us: measured.latencies.quantile_us(0.5),
+            p99_us: measured.latencies.quantile_us(0.99),
+            p999_us: measured.latencies.quantile_us(0.999),
+            rss_bytes: proxied(float(memory)),
+            proxy_cpu: proxied(share(used.cpu_ns)),
+            kernel_share: (ticks > 0).then(|| float(used.kernel_ticks) / float(ticks)),
+            proxy_waited: proxied(share(used.waited_ns)),
+            stolen: Some(stolen),
+            yardstick_ms: 0.0,
+            errors: all.errors(),
+            examples: all.examples().to_vec(),
+            closed: all.told_to_close + all.closed_idle,
+        })
+    }
+
+    fn idle(&self, variant: &Variant, connections: usize) -> Result<Round, String> {
+        let files = usize::try_from(machine::open_files()).unwrap_or(usize::MAX);
+        let connections = connections.min(files.saturating_sub(SPARE_FILES));
+        let exchange = Exchange::Get(content::SMALL);
+        let mut running = self.start(variant, Shape::Http, OriginKind::Files, exchange)?;
+        let Some(process) = &mut running.process else { return Err("there is no proxy".into()) };
+        let plan = |count: usize| Plan {
+            pause: IDLE_PATIENCE * 60,
+            first_at_once: IDLE_AT_ONCE,
+            ..Plan::new("idle", running.address, count, exchange.work())
+        };
+        // What the first connections bring into memory is not what each further one costs.
+        let mut first = Load::new(vec![Plan { pause: Duration::ZERO, ..plan(IDLE_AT_ONCE) }])?;
+        first.run(self.time.min(Duration::from_millis(500)))?;
+        first.finish()?;
+        let before = settled_rss(&process.pids())?;
+        let start = Instant::now();
+        let mut load = Load::new(vec![plan(connections)])?;
+        load.run_until_served(IDLE_PATIENCE)?;
+        let elapsed = start.elapsed().as_secs_f64();
+        let after = settled_rss(&process.pids())?;
+        // A connection that was closed meanwhile is noticed now.
+        load.run(SETTLED)?;
+        let tally = load.tallies()[0].clone();
+        let lost = connections - load.open().min(connections);
+        let mut examples = tally.examples().to_vec();
+        if lost > 0 {
+            examples.push(format!("{lost} of {connections} connections are not open at the end"));
+        }
+        Ok(Round {
+            bytes_per_connection: Some((float(after) - float(before)) / float(connections as u64)),
+            requests_per_s: float(tally.done) / elapsed,
+            rss_bytes: Some(float(after)),
+            errors: tally.errors() + lost as u64,
+            examples,
+            closed: tally.told_to_close + tally.closed_idle,
+            ..Round::default()
+        })
+    }
+}
+
+/// Memory once it does not change any more, bytes.
+fn settled_rss(pids: &[i32]) -> Result<u64, String> {
+    let end = Instant::now() + SETTLE_PATIENCE;
+    let mut last = (rss(pids), Instant::now());
+    while Instant::now() < end && last.1.elapsed() < SETTLED {
+        machine::check_interrupt()?;
+        std::thread::sleep(POLL);
+        let now = rss(pids);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+    }
+    Ok(last.0)
+}
+
+#[allow(clippy::cast_precision_loss)] // far below 2^52
+const fn float(number: u64) -> f64 {
+    number as f64
+}
