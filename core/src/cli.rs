@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use self::stats::StatsArgs;
 use self::top::TopArgs;
-use crate::server::{DrainStrategy, Instance, Options, RestartOptions};
+use crate::server::{DrainStrategy, Handover, Instance, Options, RestartOptions};
 
 /// Done.
 const DONE: u8 = 0;
@@ -90,6 +90,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub parent_shutdown_time_s: u64,
 
+    /// What becomes of the connections of the process before.
+    #[arg(long, value_enum, default_value_t = HandoverMode::Live)]
+    pub handover: HandoverMode,
+
     /// Restart socket: a path, or @NAME for the abstract namespace [default: in a private directory].
     #[arg(long, value_name = "PATH|@NAME")]
     pub socket_path: Option<OsString>,
@@ -152,6 +156,15 @@ pub enum Mode {
 /// Restart epoch; `None` is `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(pub Option<u32>);
+
+/// What becomes of connections in a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HandoverMode {
+    /// They move to the new process.
+    Live,
+    /// They end in the old one, which drains.
+    Drain,
+}
 
 /// How clients are sent away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -240,6 +253,10 @@ impl From<Args> for Options {
                     Strategy::Immediate => DrainStrategy::Immediate,
                 },
                 parent_shutdown_time_s: args.parent_shutdown_time_s,
+                handover: match args.handover {
+                    HandoverMode::Live => Handover::Live,
+                    HandoverMode::Drain => Handover::Drain,
+                },
                 socket_path: args.socket_path,
                 socket_mode: args.socket_mode,
             },

@@ -503,6 +503,16 @@ messages! {
     23 Superseded,
     24 RestartRequest,
     25 RestartReport,
+    26 ParcelChannel,
+}
+
+/// Parent to child: a connection of its own, whose descriptor goes along, on which a worker of the parent sends its
+/// [`ConnectionParcel`]s and gets [`ParcelReply`]s. The roles know nothing of it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ParcelChannel {
+    /// Worker of the parent.
+    #[prost(uint32, tag = "1")]
+    pub worker: u32,
 }
 
 /// Operator to a serving process: start your successor. The process answers it itself; the roles know nothing of it.

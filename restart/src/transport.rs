@@ -340,6 +340,15 @@ impl Connection {
         })
     }
 
+    /// Takes over one end of a [`pair`](Self::pair) that another process has made.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; also if it belongs to somebody who is not trusted.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, TransportError> {
+        Self::checked(fd, is_trusted)
+    }
+
     /// User of the peer.
     #[must_use]
     pub fn peer_uid(&self) -> u32 {

@@ -93,4 +93,13 @@ const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(INITIAL_RECEIVE_BUFFERS <= MAX_RECEIVE_BUFFERS);
 const _: () = assert!(SOCKET_BUFFER_QUOTA_RARE < SOCKET_BUFFER_QUOTA_SCARCE);
 const _: () = assert!(SOCKET_BUFFER_QUOTA_SCARCE < SOCKET_BUFFER_QUOTA);
+/// Connections that a worker has sent to the next process and that were not answered for.
+pub const UNANSWERED_PARCELS: usize = 32;
+
+/// Bytes of one connection on its way to another process at most; what it can hold is far below.
+pub const PARCEL_BYTES: usize = 8 * 1024 * 1024;
+
+/// Pause before more is sent to a process that does not read fast enough.
+pub const PARCEL_RETRY_MS: u64 = 1;
+
 const _: () = assert!(INLINE_BODY_BYTES <= HEAD_BUFFER_BYTES);

@@ -206,7 +206,18 @@ impl Gate {
         self.stats.inc(ListenerScope::CX_TOTAL);
         self.stats.raise(ListenerScope::CX_ACTIVE, 1);
         self.worker.raise(WorkerScope::CX_ACTIVE, 1);
-        Ok(Permit { gate: Rc::clone(self), since: self.ring.now_us() })
+        Ok(Permit { gate: Rc::clone(self), since: self.ring.now_us(), moved: false })
+    }
+
+    /// Lets a connection in that comes from another process, where it was counted when it began. Limits do not matter: it
+    /// is there already.
+    pub fn admit_moved(self: &Rc<Self>, open_us: Micros) -> Permit {
+        self.listener.0.fetch_add(1, Ordering::Relaxed);
+        self.process.0.fetch_add(1, Ordering::Relaxed);
+        self.open.set(self.open.get() + 1);
+        self.stats.raise(ListenerScope::CX_ACTIVE, 1);
+        self.worker.raise(WorkerScope::CX_ACTIVE, 1);
+        Permit { gate: Rc::clone(self), since: self.ring.now_us().saturating_sub(open_us), moved: false }
     }
 
     /// Counts that accepting pauses because of a limit.
@@ -222,6 +233,7 @@ impl Gate {
 pub struct Permit {
     gate: Rc<Gate>,
     since: Micros,
+    moved: bool,
 }
 
 impl Permit {
@@ -229,6 +241,11 @@ impl Permit {
     #[must_use]
     pub fn age(&self) -> Micros {
         self.gate.ring.now_us() - self.since
+    }
+
+    /// The connection goes on in another process: its end is not counted here.
+    pub fn set_moved(&mut self) {
+        self.moved = true;
     }
 }
 
@@ -239,8 +256,10 @@ impl Drop for Permit {
         gate.process.0.fetch_sub(1, Ordering::Relaxed);
         gate.open.set(gate.open.get() - 1);
         gate.stats.lower(ListenerScope::CX_ACTIVE, 1);
-        gate.stats.inc(ListenerScope::CX_DESTROY);
-        gate.stats.record(ListenerScope::CX_LENGTH, self.age());
+        if !self.moved {
+            gate.stats.inc(ListenerScope::CX_DESTROY);
+            gate.stats.record(ListenerScope::CX_LENGTH, self.age());
+        }
         gate.worker.lower(WorkerScope::CX_ACTIVE, 1);
     }
 }

@@ -1,9 +1,9 @@
 //! Sessions: what happens on one downstream connection.
 //!
 //! A session is a plain value. Everything about the connection is in the struct and in the sockets that it owns;
-//! [`Session::advance`] does whatever can be done now, without waiting, and says what it waits for. [`drive`] is the
-//! task around it, and its one `await` holds nothing: the future can be dropped there and a new one started on the same
-//! session, here or, once sessions can be serialised, in another process.
+//! [`Session::advance`] does whatever can be done now, without waiting, and says what it waits for. The task around it is the
+//! worker's; where it waits it holds nothing: the future can be dropped there and a new one started on the same session,
+//! here or, as [`Session::pack`] has it, in another process.
 //!
 //! Knows nothing of listeners, threads or signals.
 
@@ -11,6 +11,7 @@ mod access_log;
 mod context;
 mod headers;
 pub mod http1;
+mod parcel;
 mod relay;
 mod reply;
 pub mod tcp;
@@ -18,8 +19,10 @@ pub mod tcp;
 pub use access_log::{Deliver, LogBuffer, Record};
 pub use context::{Context, Farewell, Full, Gate, HttpService, Permit, TcpService};
 
+pub use parcel::SessionParcel;
+
 use crate::base::clock::Millis;
-use crate::ring::Ring;
+use crate::ring::{Ring, Socket};
 
 /// What a session wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +41,24 @@ pub trait Session {
     /// The ring that the session's sockets belong to.
     fn ring(&self) -> &Ring;
 
-    /// The running task is the one that drives this session from now on.
-    fn attach(&self);
-}
+    /// The sockets of this session: the client's, and the origin's where there is one.
+    fn sockets(&self) -> (&Socket, Option<&Socket>);
 
-/// Drives a session to its end. At the `await` the session is complete.
-pub async fn drive(session: &mut impl Session) {
-    session.attach();
-    while let Step::Wait(deadline) = session.advance() {
-        session.ring().wait(deadline).await;
+    /// Whether the session could go on in another process as it is now.
+    fn is_movable(&self) -> bool;
+
+    /// The session as another process can go on with it. To be asked when its sockets are still.
+    fn pack(&self) -> SessionParcel;
+
+    /// The session goes on in another process: its end is not counted here.
+    fn set_moved(&mut self);
+
+    /// The running task is the one that drives this session from now on.
+    fn attach(&self) {
+        let task = self.ring().current_task();
+        let (down, up) = self.sockets();
+        for socket in std::iter::once(down).chain(up) {
+            socket.attach(task);
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! A TCP session: bytes from one socket to the other, half-closes and resets included.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use ouro_shm::Block;
 
-use super::context::{Context, Permit, TcpService};
+use super::context::{Context, Gate, Permit, TcpService};
+use super::parcel::{self, RelayParcel, Restored, SessionParcel, SocketParcel, UpstreamParcel};
 use super::relay::{Direction, Outcome, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
@@ -26,6 +28,8 @@ pub struct Tcp {
     /// Asked for only where it is logged.
     client: Option<SocketAddr>,
     connected: bool,
+    /// It goes on in another process.
+    moved: bool,
     upward: Direction,
     downward: Direction,
     permit: Permit,
@@ -50,10 +54,45 @@ impl Tcp {
             started: now,
             client,
             connected: false,
+            moved: false,
             upward: Direction::default(),
             downward: Direction::default(),
             permit,
         }
+    }
+
+    /// Goes on with a session that comes from another process.
+    ///
+    /// # Errors
+    /// Why it cannot be done; the connection is still the other process's then.
+    pub fn restore(
+        context: Rc<Context>,
+        service: Rc<TcpService>,
+        gate: &Rc<Gate>,
+        parcel: SessionParcel,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, String> {
+        let relay = parcel.relay.ok_or("it has no relay")?;
+        let Restored { down, up, lease } = parcel::restore(&context, &parcel, fds)?;
+        let (up, lease) = up.zip(lease).ok_or("it has no origin")?;
+        let now = context.ring.now();
+        service.stats.raise(TcpScope::CX_ACTIVE, 1);
+        Ok(Self {
+            down,
+            up: Some(up),
+            lease: Some(lease),
+            tried: Vec::new(),
+            connecting_since: now,
+            started: now.saturating_sub(parcel.age_ms),
+            client: parcel.client.parse().ok(),
+            connected: true,
+            moved: false,
+            upward: relay.upward(),
+            downward: relay.downward(),
+            permit: gate.admit_moved(parcel.open_us),
+            context,
+            service,
+        })
     }
 
     fn cluster(&self) -> Rc<Cluster> {
@@ -172,10 +211,38 @@ impl Session for Tcp {
         &self.context.ring
     }
 
-    fn attach(&self) {
-        let task = self.context.ring.current_task();
-        for socket in std::iter::once(&self.down).chain(self.up.as_deref()) {
-            socket.attach(task);
+    fn sockets(&self) -> (&Socket, Option<&Socket>) {
+        (&self.down, self.up.as_deref())
+    }
+
+    fn is_movable(&self) -> bool {
+        self.connected && self.up.is_some() && self.lease.is_some()
+    }
+
+    fn pack(&self) -> SessionParcel {
+        let cluster = self.cluster();
+        let up = self
+            .up
+            .as_ref()
+            .zip(self.lease.as_ref())
+            .map(|(up, lease)| UpstreamParcel::of(up, &cluster.config.name, &lease.endpoint().address));
+        SessionParcel {
+            listener: self.service.listener.name.clone(),
+            open_us: self.permit.age(),
+            down: Some(SocketParcel::of(&self.down)),
+            up,
+            relay: Some(RelayParcel::of(self.upward, self.downward)),
+            http: None,
+            client: self.client.map(|client| client.to_string()).unwrap_or_default(),
+            age_ms: self.context.ring.now() - self.started,
+        }
+    }
+
+    fn set_moved(&mut self) {
+        self.moved = true;
+        self.permit.set_moved();
+        if let Some(up) = &self.up {
+            up.set_moved();
         }
     }
 }
@@ -184,6 +251,10 @@ impl Drop for Tcp {
     fn drop(&mut self) {
         let stats = &self.service.stats;
         count_traffic(stats, &self.down);
+        if self.moved {
+            stats.lower(TcpScope::CX_ACTIVE, 1);
+            return;
+        }
         // What was queued and is thrown away now has not been sent after all.
         stats.add(TcpScope::CX_TX_BYTES, (self.down.status().unsent as u64).wrapping_neg());
         stats.lower(TcpScope::CX_ACTIVE, 1);

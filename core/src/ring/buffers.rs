@@ -159,6 +159,12 @@ impl Pool {
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(limits::HEAD_BUFFER_BYTES));
         WriteBuf { bytes, pool: Rc::clone(&self.0) }
     }
+
+    /// A chunk of its own with these bytes; none for none.
+    pub(super) fn copy(&self, bytes: &[u8]) -> Option<Chunk> {
+        let copy = || WriteBuf { bytes: bytes.to_vec(), pool: Rc::clone(&self.0) }.freeze();
+        (!bytes.is_empty()).then(copy)
+    }
 }
 
 /// Bytes to read or to send: a piece of a receive buffer or of a frozen head buffer.

@@ -17,7 +17,7 @@ use super::buffers::Pool;
 use super::kernel::{Completion, Kernel};
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
-use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
+use super::socket::{Kind, Link, Recv, SendVectors, Slot, SocketState, cancel_entry};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
 use crate::base::slots::{SlotId, Slots};
@@ -61,6 +61,10 @@ pub struct RingStats {
     /// Receive buffers held.
     pub buffers_in_use: usize,
 }
+
+/// What the clock shows when a ring begins: a point so late that moments before it, such as when a connection was last
+/// used in the process before, can be told.
+const EPOCH_US: Micros = 1 << 52;
 
 pub(super) struct Driver {
     kernel: Kernel,
@@ -112,8 +116,8 @@ impl Driver {
             schedule: Schedule::default(),
             orphans: VecDeque::new(),
             orphan_task: TaskId::NONE,
-            now: 0,
-            now_us: 0,
+            now: EPOCH_US / 1000,
+            now_us: EPOCH_US,
             stats: RingStats::default(),
             dirty: Vec::new(),
             dirty_listeners: Vec::new(),
@@ -192,6 +196,40 @@ impl Driver {
         self.touch(id);
     }
 
+    /// Stops what is in flight on a socket, and puts nothing in flight until [`thaw`](Self::thaw).
+    pub(super) fn freeze(&mut self, id: SlotId) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        slot.frozen = true;
+        if slot.sending {
+            self.push(&cancel_entry(Kind::Send, id));
+        }
+        self.stop_recv(id);
+    }
+
+    /// Takes [`freeze`](Self::freeze) back.
+    pub(super) fn thaw(&mut self, id: SlotId) {
+        if let Some(slot) = self.sockets.get_mut(id) {
+            slot.frozen = false;
+            self.touch(id);
+        }
+    }
+
+    /// Fills a fresh socket with what another process had received and not used, and not yet sent.
+    pub(super) fn restore(&mut self, id: SlotId, state: &SocketState) {
+        let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        if let Some(chunk) = input {
+            self.links.push_back(&mut slot.input, chunk);
+        }
+        if let Some(chunk) = output {
+            self.links.push_back(&mut slot.output, chunk);
+        }
+        slot.eof = state.eof;
+        slot.shutdown = state.shutdown;
+        slot.activity = self.now.saturating_sub(state.idle_ms);
+        self.touch(id);
+    }
+
     /// Asks the recv in flight to stop; its last completion is still to come.
     fn stop_recv(&mut self, id: SlotId) {
         if let Some(slot) = self.sockets.get_mut(id)
@@ -225,7 +263,7 @@ impl Driver {
     pub(super) fn read_clock(&mut self) {
         #[allow(clippy::cast_possible_truncation)] // 2^64 ms are enough
         {
-            self.now_us = self.start.elapsed().as_micros() as Micros;
+            self.now_us = EPOCH_US + self.start.elapsed().as_micros() as Micros;
             self.now = self.now_us / 1000;
         }
     }
@@ -392,7 +430,11 @@ impl Driver {
             };
             self.in_flight += 1;
             self.push(&entry);
-        } else if slot.shutdown && !slot.sending && slot.output.is_empty() && slot.link == Link::Connected {
+        } else if slot.shutdown
+            && !(slot.sending || slot.frozen)
+            && slot.output.is_empty()
+            && slot.link == Link::Connected
+        {
             slot.shutdown = false;
             // Through the ring this would go to a kernel thread; done directly it is one cheap call, and a half-close is
             // rare. An error means that the peer is gone, which the recv tells.
@@ -522,6 +564,7 @@ impl Driver {
             }
         }
         let (idle, task) = (slot.recv == Recv::Idle, slot.task);
+        wake |= idle && slot.frozen;
         if throttle {
             self.stop_recv(id);
         }
@@ -548,7 +591,8 @@ impl Driver {
             Ok(sent @ 1..) => {
                 slot.activity = self.now;
                 self.links.consume(&mut slot.output, sent);
-                let wake = slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
+                let wake =
+                    slot.frozen || slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
                 if !slot.output.is_empty() || slot.shutdown {
                     self.touch(id);
                 }
@@ -556,7 +600,9 @@ impl Driver {
                     self.wake(id, task);
                 }
             }
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => self.touch(id),
+            // Stopped because the socket is to be handed over: nothing of this send has gone out.
+            _ if slot.frozen && -result == libc::ECANCELED => self.wake(id, task),
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => self.touch(id),
             _ => {
                 slot.send_error = if result < 0 { -result } else { libc::EPIPE };
                 self.links.clear(&mut slot.output);

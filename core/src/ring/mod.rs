@@ -44,7 +44,7 @@ use self::driver::{Driver, Listener};
 pub use self::readiness::readiness;
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
-pub use self::socket::Link;
+pub use self::socket::{Link, SocketState};
 use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
 use crate::base::slots::{SlotId, Slots};
@@ -177,6 +177,12 @@ impl Ring {
         self.shared.driver.borrow().now_us
     }
 
+    /// Has `task` woken when `fd`, which must stay open until the guard is dropped, has something to read.
+    #[must_use]
+    pub fn watch(&self, fd: RawFd, task: TaskId) -> Watching {
+        Watching { id: self.shared.driver.borrow_mut().watch(fd, task), ring: self.clone() }
+    }
+
     /// An empty buffer to write a head into.
     #[must_use]
     pub fn write_buf(&self) -> WriteBuf {
@@ -187,6 +193,14 @@ impl Ring {
     #[must_use]
     pub fn adopt(&self, fd: OwnedFd) -> Socket {
         Socket { id: self.shared.driver.borrow_mut().adopt(fd), ring: self.clone() }
+    }
+
+    /// Takes over a connected stream socket from another process.
+    #[must_use]
+    pub fn restore(&self, fd: OwnedFd, state: &SocketState) -> Socket {
+        let socket = self.adopt(fd);
+        self.shared.driver.borrow_mut().restore(socket.id, state);
+        socket
     }
 
     /// Connects `fd` to `address`; [`Status::link`] tells how it went.
@@ -289,6 +303,18 @@ impl Status {
     #[must_use]
     pub const fn is_eof(&self) -> bool {
         self.eof && self.unread == 0
+    }
+}
+
+/// See [`Ring::watch`].
+pub struct Watching {
+    ring: Ring,
+    id: SlotId,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.ring.shared.driver.borrow_mut().remove_watch(self.id);
     }
 }
 
@@ -424,6 +450,54 @@ impl Socket {
             received: u64::from(std::mem::take(&mut slot.received)),
             sent: u64::from(std::mem::take(&mut slot.queued)),
         })
+    }
+
+    /// Stops what is in flight, because the connection is to be handed to another process. The task is woken when
+    /// something has come to its end; [`is_still`](Self::is_still) tells when everything has.
+    pub fn freeze(&self) {
+        self.ring.shared.driver.borrow_mut().freeze(self.id);
+    }
+
+    /// Goes on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.ring.shared.driver.borrow_mut().thaw(self.id);
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.ring.shared.driver.borrow().sockets.get(self.id).is_none_or(|slot| slot.is_joined())
+    }
+
+    /// What there is to this socket beside its descriptor, all of it only when it [is still](Self::is_still).
+    #[must_use]
+    pub fn state(&self) -> SocketState {
+        let driver = self.ring.shared.driver.borrow();
+        let Some(slot) = driver.sockets.get(self.id) else { return SocketState::default() };
+        let bytes = |queue| {
+            let mut bytes = Vec::new();
+            for chunk in driver.links.iter(queue) {
+                bytes.extend_from_slice(chunk.as_slice());
+            }
+            bytes
+        };
+        SocketState {
+            input: bytes(slot.input),
+            output: bytes(slot.output),
+            eof: slot.eof,
+            shutdown: slot.shutdown,
+            idle_ms: driver.now.saturating_sub(slot.activity),
+        }
+    }
+
+    /// The descriptor, to be sent to another process.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn copy_fd(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the descriptor is open: the slot that owns it lives as long as this handle.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.raw_fd()) };
+        fd.try_clone_to_owned()
     }
 
     /// The descriptor, for options and addresses. It stays the socket's.

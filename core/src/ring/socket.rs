@@ -50,6 +50,21 @@ impl Kind {
     }
 }
 
+/// What there is to a connected socket beside its descriptor, as one process hands it to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// Received and not used.
+    pub input: Vec<u8>,
+    /// To be sent.
+    pub output: Vec<u8>,
+    /// FIN has come.
+    pub eof: bool,
+    /// FIN is to be sent behind `output`.
+    pub shutdown: bool,
+    /// How long ago a byte last came or went, milliseconds.
+    pub idle_ms: Millis,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recv {
     /// No recv is in flight.
@@ -86,6 +101,8 @@ pub(super) struct Slot {
     /// A FIN of ours goes out behind the last byte of `output`.
     pub(super) shutdown: bool,
     pub(super) closing: bool,
+    /// Nothing is put in flight: the socket is about to be handed to another process.
+    pub(super) frozen: bool,
     /// Close with RST instead of FIN.
     pub(super) reset: bool,
     /// In the driver's list of sockets to look at before the next enter.
@@ -121,6 +138,7 @@ impl Slot {
             eof: false,
             shutdown: false,
             closing: false,
+            frozen: false,
             reset: false,
             dirty: false,
             parked: false,
@@ -141,7 +159,7 @@ impl Slot {
     pub(super) fn wants_recv(&self, quota: u32) -> bool {
         self.recv == Recv::Idle
             && self.link == Link::Connected
-            && !(self.eof || self.closing || self.parked)
+            && !(self.eof || self.closing || self.parked || self.frozen)
             && self.recv_error == 0
             && self.held < quota
             && !(self.throttled && self.held > quota / 2)
@@ -150,7 +168,7 @@ impl Slot {
     pub(super) fn wants_send(&self) -> bool {
         self.link == Link::Connected
             && !self.sending
-            && !self.closing
+            && !(self.closing || self.frozen)
             && self.send_error == 0
             && !self.output.is_empty()
     }

@@ -10,7 +10,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ouro_restart::child::{self, Child};
-use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, RestartReport, RestartRequest};
+use ouro_restart::message::{
+    DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartReport, RestartRequest,
+};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
 use ouro_restart::transport::{Flushed, Received, TransportError};
 use ouro_restart::{
@@ -30,7 +32,6 @@ const RESTART: &str = "restart";
 const LATER: Duration = Duration::from_millis(1);
 
 /// What the process has to do for a restart.
-#[derive(Debug)]
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
     Prepare { epoch: u32 },
@@ -40,8 +41,10 @@ pub(super) enum Todo {
     StopAccepting,
     /// Take that back.
     ResumeAccepting,
-    /// End connections in this way; then [`Link::drained`].
-    BeginDrain(DrainListeners),
+    /// End connections in this way, or move them to the process at this connection; then [`Link::drained`].
+    BeginDrain { drain: DrainListeners, live: Option<PeerId> },
+    /// Take connections of a worker of the process before.
+    TakeParcels { worker: u32, channel: Box<Connection> },
     /// A successor has failed; this process serves.
     AttemptFailed { why: String },
     /// End.
@@ -56,12 +59,6 @@ pub(super) enum Todo {
 pub(super) struct Operator {
     connection: Watched<Connection>,
     request_id: u32,
-}
-
-impl std::fmt::Debug for Operator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Operator").field("request_id", &self.request_id).finish_non_exhaustive()
-    }
 }
 
 impl Operator {
@@ -184,9 +181,17 @@ impl Link {
         self.down(parent::Event::ConnectionsLeft(connections));
     }
 
-    /// No connection is left.
-    pub(super) fn drained(&mut self) {
-        self.down(parent::Event::Drained { moved: 0 });
+    /// No connection is left; so many have moved.
+    pub(super) fn drained(&mut self, moved: u64) {
+        self.down(parent::Event::Drained { moved });
+    }
+
+    /// Opens a channel from one of our workers to the process at this connection; our end of it.
+    pub(super) fn open_channel(&mut self, peer: PeerId, worker: u32) -> Option<Connection> {
+        let (ours, theirs) = Connection::pair().ok()?;
+        let connection = &mut self.peers.get_mut(&peer)?.inner;
+        connection.send(&Frame::new(0, ParcelChannel { worker }), &[theirs.as_fd()]).ok()?;
+        Some(ours)
     }
 
     /// This process has been told to stop: there is nothing to take over any more.
@@ -289,6 +294,14 @@ impl Link {
     fn next_from_above(&mut self) -> Option<child::Event> {
         match receive(self.up.as_mut()?, &mut self.later) {
             Ok(None) => None,
+            Ok(Some(Received { frame: Frame { message: Message::ParcelChannel(open), .. }, fds })) => {
+                // The roles know nothing of channels.
+                if let Some(Ok(channel)) = fds.into_iter().next().map(Connection::adopt) {
+                    self.todo
+                        .push_back(Todo::TakeParcels { worker: open.worker, channel: Box::new(channel) });
+                }
+                self.next_from_above()
+            }
             Ok(Some(received)) => {
                 self.fds = received.fds;
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
@@ -453,7 +466,9 @@ impl Link {
                     self.up(child::Event::Superseded(None));
                     self.todo.push_back(Todo::ResumeAccepting);
                 }
-                parent::Action::BeginDrain { drain, .. } => self.todo.push_back(Todo::BeginDrain(drain)),
+                parent::Action::BeginDrain { drain, live, peer } => {
+                    self.todo.push_back(Todo::BeginDrain { drain, live: live.then_some(peer) });
+                }
                 parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
                 parent::Action::AttemptFailed { why, .. } => {
                     self.todo.push_back(Todo::AttemptFailed { why });

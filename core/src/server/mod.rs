@@ -80,10 +80,21 @@ pub struct RestartOptions {
     pub drain_strategy: DrainStrategy,
     /// How long after the restart it ends at the latest, seconds.
     pub parent_shutdown_time_s: u64,
+    /// What becomes of the connections of the process before.
+    pub handover: Handover,
     /// Where the restart socket is: a path, or `@name` for the abstract namespace; `None` for the private directory.
     pub socket_path: Option<OsString>,
     /// Permission bits of the restart socket.
     pub socket_mode: u32,
+}
+
+/// What becomes of the connections of a process that is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// They move to the next process.
+    Live,
+    /// They end in the process that has them.
+    Drain,
 }
 
 /// How clients are sent away by a process that was replaced.
@@ -274,15 +285,18 @@ fn link_options(options: &Options, base_id: u32) -> Result<Option<LinkOptions>, 
             ouro_restart::Address::in_directory(&directory, base_id)
         }
     };
+    let mut identity =
+        ouro_restart::Identity::new(env!("CARGO_PKG_VERSION"), ouro_shm::LAYOUT_VERSION, base_id);
+    identity.capabilities.push(ouro_restart::message::CAPABILITY_PARCELS.into());
     Ok(Some(LinkOptions {
         address,
         mode: restart.socket_mode,
-        identity: ouro_restart::Identity::new(env!("CARGO_PKG_VERSION"), ouro_shm::LAYOUT_VERSION, base_id),
+        identity,
         child: ouro_restart::child::Options {
             epoch: restart.epoch,
             cold_without_parent: restart.cold_without_parent,
             totals: restart.parent_stats,
-            live: false,
+            live: restart.handover == Handover::Live,
             drain_ms: process::drain_ms(restart.drain_strategy, restart.drain_time_s),
             parent_shutdown_ms: restart.parent_shutdown_time_s.saturating_mul(1000),
         },

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use ouro_restart::message::RestartRequest;
+use ouro_restart::message::{DrainListeners, RestartRequest};
+use ouro_restart::parent::PeerId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::control::logging::LogFile;
 use crate::worker::Message;
 
 /// How often a process that drains looks how many connections are left.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
@@ -78,6 +79,8 @@ pub(super) struct Process<'a> {
     pausing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
+    /// Connections at the commit.
+    at_commit: u64,
     /// The process has been told to stop.
     stopping: bool,
     /// When what is in flight is cut off.
@@ -105,6 +108,7 @@ impl<'a> Process<'a> {
             alive: 0,
             pausing: 0,
             draining: None,
+            at_commit: 0,
             stopping: false,
             deadline: None,
             code: DONE,
@@ -276,13 +280,11 @@ impl<'a> Process<'a> {
                 }
                 notify::ready("serves again: the successor has failed");
             }
-            Todo::BeginDrain(drain) => {
+            Todo::BeginDrain { drain, live } => self.begin_drain(drain, live),
+            Todo::TakeParcels { worker, channel } => {
                 if let Some(running) = &self.running {
-                    running.release(drain.released);
-                    running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
+                    running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
                 }
-                self.draining = Some(Instant::now());
-                self.look();
             }
             Todo::AttemptFailed { why } => self.on_successor_failed(&why),
             Todo::Exit { why, cut } => {
@@ -355,6 +357,26 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Connections move to the next process, or end in their own time.
+    fn begin_drain(&mut self, drain: DrainListeners, live: Option<PeerId>) {
+        let (Some(running), Some(link)) = (&self.running, &mut self.link) else { return };
+        self.at_commit = running.workers.connections() as u64;
+        running.release(drain.released);
+        let mut moving = live.is_some();
+        for worker in 0..running.workers.len() {
+            let number = u32::try_from(worker).unwrap_or(u32::MAX);
+            match live.and_then(|peer| link.open_channel(peer, number)) {
+                Some(channel) => running.workers.tell_one(worker, Message::HandOver(Box::new(channel))),
+                None => moving = false,
+            }
+        }
+        if !moving {
+            running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
+        }
+        self.draining = Some(Instant::now());
+        self.look();
+    }
+
     fn on_successor_failed(&mut self, why: &str) {
         tracing::error!(why, "the successor has failed; this process serves on");
         if let Some(successor) = self.successor.take() {
@@ -369,7 +391,7 @@ impl<'a> Process<'a> {
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
         if left == 0 {
             self.draining = None;
-            link.drained();
+            link.drained(self.at_commit);
         } else if reported.elapsed() >= DRAIN_REPORT {
             *reported = Instant::now();
             link.connections_left(left);

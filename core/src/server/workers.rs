@@ -109,6 +109,14 @@ impl Workers {
         self.connections.open()
     }
 
+    /// Sends one of the workers a message; numbers beyond the last go round.
+    pub(super) fn tell_one(&self, worker: usize, message: Message) {
+        let worker = worker % self.mailboxes.len().max(1);
+        if let Some(Err(_)) = self.mailboxes.get(worker).map(|mailbox| mailbox.send(message)) {
+            tracing::error!(worker, "a worker does not take its messages");
+        }
+    }
+
     /// Sends each worker a message. A full mailbox means that the worker hangs, which a message does not mend.
     pub(super) fn tell(&self, message: impl Fn() -> Message) {
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {

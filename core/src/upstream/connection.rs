@@ -87,6 +87,8 @@ pub struct Connection {
     established: Cell<bool>,
     /// A request is in progress on it.
     busy: Cell<bool>,
+    /// It goes on in another process.
+    moved: Cell<bool>,
 }
 
 impl Connection {
@@ -101,7 +103,33 @@ impl Connection {
         own.raise(EndpointScope::CX_ACTIVE, 1);
         let opened = ring.now_us();
         let (established, busy) = (Cell::new(false), Cell::new(false));
-        Self { socket, ring: ring.clone(), stats, opened, established, busy }
+        Self { socket, ring: ring.clone(), stats, opened, established, busy, moved: Cell::new(false) }
+    }
+
+    /// A connection that comes from another process, where it was counted when it began.
+    pub(super) fn restored(socket: Socket, ring: &Ring, stats: Rc<EndpointStats>, open_us: Micros) -> Self {
+        stats.cluster.raise(ClusterScope::CX_ACTIVE, 1);
+        stats.own.raise(EndpointScope::CX_ACTIVE, 1);
+        Self {
+            socket,
+            ring: ring.clone(),
+            stats,
+            opened: ring.now_us().saturating_sub(open_us),
+            established: Cell::new(true),
+            busy: Cell::new(false),
+            moved: Cell::new(false),
+        }
+    }
+
+    /// It goes on in another process: its end is not counted here.
+    pub fn set_moved(&self) {
+        self.moved.set(true);
+    }
+
+    /// How long it has been open.
+    #[must_use]
+    pub fn age(&self) -> Micros {
+        self.ring.now_us() - self.opened
     }
 
     /// It is established: counts how long that took.
@@ -154,6 +182,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.count_traffic();
         let (cluster, status) = (self.cluster(), self.socket.status());
+        if self.moved.get() {
+            cluster.lower(ClusterScope::CX_ACTIVE, 1);
+            self.stats.own.lower(EndpointScope::CX_ACTIVE, 1);
+            return;
+        }
         // What was queued and is thrown away now has not been sent after all.
         cluster.add(ClusterScope::CX_TX_BYTES, (status.unsent as u64).wrapping_neg());
         cluster.lower(ClusterScope::CX_ACTIVE, 1);

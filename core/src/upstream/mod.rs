@@ -20,7 +20,7 @@ use ouro_shm::{Block, EntityId, Stripe};
 use self::balance::{Candidate, RoundRobin};
 use self::connection::EndpointStats;
 pub use self::connection::{Connection, RequestOutcome};
-use crate::base::clock::{Millis, deadline};
+use crate::base::clock::{Micros, Millis, deadline};
 use crate::base::random::Random;
 use crate::config::model::{self, Address, ClusterIndex};
 use crate::ring::{Link, Ring, Socket, TaskId};
@@ -79,6 +79,12 @@ impl Upstreams {
         Self { clusters: clusters.collect() }
     }
 
+    /// The cluster of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Rc<Cluster>> {
+        self.clusters.iter().find(|cluster| cluster.config.name == name)
+    }
+
     /// The cluster at a position of the configuration.
     #[must_use]
     pub fn cluster(&self, index: ClusterIndex) -> &Rc<Cluster> {
@@ -121,6 +127,7 @@ pub struct Endpoint {
     sockaddr: SockAddr,
     weight: Cell<u32>,
     active: Cell<u32>,
+    cluster: Arc<model::Cluster>,
     stats: Rc<EndpointStats>,
     idle: RefCell<VecDeque<Idle>>,
 }
@@ -164,6 +171,7 @@ impl Cluster {
                     sockaddr,
                     weight: Cell::new(*weight),
                     active: Cell::new(0),
+                    cluster: Arc::clone(&self.config),
                     stats: EndpointStats::new(self.stats.clone(), own, Rc::clone(&self.stripe)),
                     idle: RefCell::default(),
                 }));
@@ -215,6 +223,26 @@ impl Cluster {
         None
     }
 
+    /// The use of the endpoint with this address by a connection that comes from another process. An endpoint that the
+    /// cluster does not have any more goes on for as long as the connection does.
+    pub fn lease(&self, address: &Address) -> io::Result<Lease> {
+        let known =
+            self.endpoints.borrow().iter().find(|endpoint| endpoint.address == *address).map(Rc::clone);
+        let endpoint = match known {
+            Some(endpoint) => endpoint,
+            None => Rc::new(Endpoint {
+                address: address.clone(),
+                sockaddr: sockaddr(address)?,
+                weight: Cell::new(1),
+                active: Cell::new(0),
+                cluster: Arc::clone(&self.config),
+                stats: EndpointStats::new(self.stats.clone(), Block::detached(), Rc::clone(&self.stripe)),
+                idle: RefCell::default(),
+            }),
+        };
+        Ok(Lease::new(endpoint))
+    }
+
     /// Puts a connection into the pool, or closes it when it is used up or the pool is full.
     pub fn checkin(&self, endpoint: &Endpoint, connection: Connection, requests: u32, now: Millis) {
         connection.count_traffic();
@@ -260,6 +288,12 @@ impl Endpoint {
         Ok(Connection::new(socket, ring, Rc::clone(&self.stats), http))
     }
 
+    /// Goes on with a connection that comes from another process, where it has been open for so long.
+    #[must_use]
+    pub fn restore(&self, ring: &Ring, socket: Socket, open_us: Micros) -> Connection {
+        Connection::restored(socket, ring, Rc::clone(&self.stats), open_us)
+    }
+
     /// Counts a request that is sent to it. [`end_request`](Self::end_request) must follow.
     pub fn begin_request(&self) {
         self.stats.begin_request();
@@ -284,6 +318,12 @@ impl Lease {
     #[must_use]
     pub fn endpoint(&self) -> &Rc<Endpoint> {
         &self.0
+    }
+
+    /// Name of the cluster that the endpoint belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.0.cluster.name
     }
 }
 

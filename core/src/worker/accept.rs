@@ -10,7 +10,7 @@ use crate::base::limits;
 use crate::config::model::Listener;
 use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
-use crate::proxy::{Gate, HttpService, Permit, Session, TcpService, drive};
+use crate::proxy::{Gate, HttpService, Permit, TcpService};
 use crate::ring::Acceptor;
 use crate::stats::ListenerScope;
 
@@ -157,21 +157,11 @@ impl Acceptance {
         let down = context.ring.adopt(fd);
         match &self.service {
             Service::Http(service) => {
-                self.spawn(Http1::new(Rc::clone(&context), Rc::clone(service), down, permit));
+                self.shared.spawn(Http1::new(Rc::clone(&context), Rc::clone(service), down, permit));
             }
             Service::Tcp(service) => {
-                self.spawn(Tcp::new(Rc::clone(&context), Rc::clone(service), down, permit));
+                self.shared.spawn(Tcp::new(Rc::clone(&context), Rc::clone(service), down, permit));
             }
         }
-    }
-
-    fn spawn(&self, session: impl Session + 'static) {
-        let shared = Rc::clone(&self.shared);
-        self.shared.context.ring.spawn(async move {
-            let mut session = session;
-            drive(&mut session).await;
-            drop(session);
-            shared.connection_ended();
-        });
     }
 }

@@ -4,6 +4,7 @@
 //! listeners came to be; the server hands it everything and talks to it through a mailbox.
 
 mod accept;
+mod handover;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -17,19 +18,19 @@ use ouro_shm::{Block, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
 use crate::config::model::{ClusterIndex, Model, Protocol};
-use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, TcpService};
+use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, TaskId, mailbox};
 use crate::route::RouteTable;
 use crate::stats::{Entities, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
+use self::handover::{Door, Mover, drive, send_parcels, take_parcels};
 
 /// How often a worker closes expired pooled connections and hands over access-log lines.
 const HOUSEKEEPING_MS: u64 = 500;
 
 /// What the server tells a worker.
-#[derive(Debug)]
 pub enum Message {
     /// The endpoints of a cluster have been resolved anew.
     Endpoints(ClusterIndex, Endpoints),
@@ -38,6 +39,10 @@ pub enum Message {
     Pause,
     /// Accept again.
     Resume,
+    /// Hand connections to the next process on this channel, as far as they can go.
+    HandOver(Box<ouro_restart::Connection>),
+    /// Take connections from the process before on this channel.
+    TakeParcels(Box<ouro_restart::Connection>),
     /// Serve what waits in the queues of these listeners, by the addresses that they are bound to, and close them.
     Release(Arc<HashSet<String>>),
     /// Tell clients with the next responses on their connections to come back elsewhere: all of them at once, or with a
@@ -137,6 +142,9 @@ impl Worker {
             paused: Cell::new(0),
             released: RefCell::default(),
             report: Box::new(report),
+            mover: RefCell::default(),
+            attempts: Cell::new(0),
+            doors: RefCell::default(),
             stats: counted.clone(),
         });
         let listeners: Vec<_> = self
@@ -167,6 +175,11 @@ impl Worker {
                     ring: ring.clone(),
                 };
                 let gate = Rc::new(gate);
+                shared.doors.borrow_mut().push(Door {
+                    listener: listener.name.clone(),
+                    service: service.clone(),
+                    gate: Rc::clone(&gate),
+                });
                 let shared = &shared;
                 sockets.into_iter().map(move |socket| Acceptance {
                     shared: Rc::clone(shared),
@@ -203,6 +216,12 @@ struct Shared {
     /// Addresses of listeners that are given up.
     released: RefCell<Option<Arc<HashSet<String>>>>,
     report: Box<dyn Fn(Report)>,
+    /// Hands sessions to the next process.
+    mover: RefCell<Option<Rc<Mover>>>,
+    /// How often that was begun.
+    attempts: Cell<u64>,
+    /// For connections that come from the process before.
+    doors: RefCell<Vec<Door>>,
     stats: Block<WorkerScope>,
 }
 
@@ -231,6 +250,17 @@ impl Shared {
         if !blocked.contains(&task) {
             blocked.push(task);
         }
+    }
+
+    /// Drives a session in a task of its own.
+    fn spawn(self: &Rc<Self>, session: impl Session + 'static) {
+        let shared = Rc::clone(self);
+        self.context.ring.spawn(async move {
+            let mut session = session;
+            drive(&mut session, &shared).await;
+            drop(session);
+            shared.connection_ended();
+        });
     }
 
     /// A connection has ended: whoever waits for that may look again.
@@ -273,6 +303,15 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 Message::Release(addresses) => {
                     *shared.released.borrow_mut() = Some(addresses);
                     ring.wake_all();
+                }
+                Message::HandOver(channel) => {
+                    let number = shared.attempts.replace(shared.attempts.get() + 1);
+                    let mover = Mover::new(number);
+                    *shared.mover.borrow_mut() = Some(Rc::clone(&mover));
+                    ring.spawn(send_parcels(Rc::clone(&shared), mover, *channel));
+                }
+                Message::TakeParcels(channel) => {
+                    ring.spawn(take_parcels(Rc::clone(&shared), *channel));
                 }
                 Message::Farewell(over) => shared.context.farewell.set(match over {
                     None => Farewell::None,

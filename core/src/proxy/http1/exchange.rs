@@ -10,6 +10,7 @@ use crate::base::clock::{Micros, Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Method, Version};
 use crate::config::model::{HttpListener, Route};
 use crate::proxy::access_log::address_text;
+use crate::proxy::parcel::{RelayParcel, UpstreamParcel};
 use crate::proxy::relay::Direction;
 use crate::proxy::{Context, Record};
 use crate::ring::{Chunk, Link, Socket, Status, WriteBuf};
@@ -211,6 +212,36 @@ impl Exchange {
             return self.finish(env);
         }
         self.wait(env)
+    }
+
+    /// A tunnel that comes from another process.
+    pub(super) fn of_tunnel(
+        context: &Context,
+        up: Connection,
+        lease: Lease,
+        relay: RelayParcel,
+        route: u32,
+        age_ms: Millis,
+    ) -> Self {
+        Self {
+            up: Some(up),
+            lease: Some(lease),
+            upstream: Upstream::Connected,
+            route,
+            status: 101,
+            response_state: ResponseState::Done,
+            started: context.ring.now().saturating_sub(age_ms),
+            started_us: context.ring.now_us().saturating_sub(age_ms * 1000),
+            upward: relay.upward(),
+            downward: relay.downward(),
+            ..Self::default()
+        }
+    }
+
+    /// The connection upstream as another process can go on with it.
+    pub(super) fn pack_upstream(&self) -> Option<UpstreamParcel> {
+        let (up, lease) = (self.up.as_ref()?, self.lease.as_ref()?);
+        Some(UpstreamParcel::of(up, lease.cluster(), &lease.endpoint().address))
     }
 
     /// The route that the request took.

@@ -16,12 +16,14 @@ mod request;
 mod response;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use ouro_shm::Block;
 
 use self::exchange::{Ended, Env, Progress, ResponseState};
-use super::context::{Context, HttpService, Permit};
+use super::context::{Context, Gate, HttpService, Permit};
+use super::parcel::{self, HttpParcel, RelayParcel, Restored, SessionParcel, SocketParcel};
 use super::relay::{Outcome, pump_both};
 use super::reply::{self, Reply};
 use super::{Session, Step};
@@ -76,6 +78,8 @@ pub struct Http1 {
     remote: bool,
     /// The connection has ended before a request on it had.
     ended_within_request: bool,
+    /// It goes on in another process.
+    moved: bool,
     permit: Permit,
 }
 
@@ -83,12 +87,17 @@ impl Http1 {
     /// A session on an accepted connection.
     #[must_use]
     pub fn new(context: Rc<Context>, service: Rc<HttpService>, down: Socket, permit: Permit) -> Self {
-        let since = context.ring.now();
         let stats = &service.stats;
         stats.inc(HttpScope::CX_TOTAL);
         stats.inc(HttpScope::CX_HTTP1_TOTAL);
         stats.raise(HttpScope::CX_ACTIVE, 1);
         stats.raise(HttpScope::CX_HTTP1_ACTIVE, 1);
+        Self::uncounted(context, service, down, permit)
+    }
+
+    /// A session that nobody has counted yet.
+    fn uncounted(context: Rc<Context>, service: Rc<HttpService>, down: Socket, permit: Permit) -> Self {
+        let since = context.ring.now();
         Self {
             context,
             service,
@@ -104,8 +113,42 @@ impl Http1 {
             client: None,
             remote: false,
             ended_within_request: false,
+            moved: false,
             permit,
         }
+    }
+
+    /// Goes on with a session that comes from another process.
+    ///
+    /// # Errors
+    /// Why it cannot be done; the connection is still the other process's then.
+    pub fn restore(
+        context: Rc<Context>,
+        service: Rc<HttpService>,
+        gate: &Rc<Gate>,
+        parcel: SessionParcel,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, String> {
+        let http = parcel.http.clone().ok_or("it is not an HTTP connection")?;
+        let Restored { down, up, lease } = parcel::restore(&context, &parcel, fds)?;
+        let stats = &service.stats;
+        stats.raise(HttpScope::CX_ACTIVE, 1);
+        stats.raise(HttpScope::CX_HTTP1_ACTIVE, 1);
+        let now = context.ring.now();
+        let permit = gate.admit_moved(parcel.open_us);
+        let mut session = Self::uncounted(Rc::clone(&context), Rc::clone(&service), down, permit);
+        session.since = now.saturating_sub(http.waiting_ms);
+        session.requests = http.requests;
+        session.partial = http.partial;
+        session.client = parcel.client.parse().ok();
+        if let (Some(up), Some(lease), Some(relay)) = (up, lease, parcel.relay) {
+            stats.raise(HttpScope::RQ_ACTIVE, 1);
+            stats.raise(HttpScope::CX_UPGRADES_ACTIVE, 1);
+            let exchange = Exchange::of_tunnel(&context, up, lease, relay, http.route, parcel.age_ms);
+            session.exchange = Some(Box::new(exchange));
+            session.phase = Phase::Tunnel;
+        }
+        Ok(session)
     }
 
     /// One step; `None` when there is more to do at once.
@@ -364,11 +407,44 @@ impl Session for Http1 {
         &self.context.ring
     }
 
-    fn attach(&self) {
-        let task = self.context.ring.current_task();
-        let up = self.exchange.as_ref().and_then(|exchange| exchange.up.as_deref());
-        for socket in std::iter::once(&self.down).chain(up) {
-            socket.attach(task);
+    fn sockets(&self) -> (&Socket, Option<&Socket>) {
+        (&self.down, self.exchange.as_ref().and_then(|exchange| exchange.up.as_deref()))
+    }
+
+    fn is_movable(&self) -> bool {
+        match self.phase {
+            Phase::Head => true,
+            Phase::Tunnel => self.exchange.as_ref().is_some_and(|exchange| exchange.up.is_some()),
+            // What is in progress is finished here; it moves when the next request is awaited.
+            Phase::Exchange | Phase::Closing => false,
+        }
+    }
+
+    fn pack(&self) -> SessionParcel {
+        let now = self.context.ring.now();
+        let tunnel = self.exchange.as_ref();
+        SessionParcel {
+            listener: self.service.listener.name.clone(),
+            open_us: self.permit.age(),
+            down: Some(SocketParcel::of(&self.down)),
+            up: tunnel.and_then(|exchange| exchange.pack_upstream()),
+            relay: tunnel.map(|exchange| RelayParcel::of(exchange.upward, exchange.downward)),
+            http: Some(HttpParcel {
+                requests: self.requests,
+                partial: self.partial.clone(),
+                waiting_ms: now.saturating_sub(self.since),
+                route: tunnel.map_or(0, |exchange| exchange.route),
+            }),
+            client: self.client.map(|client| client.to_string()).unwrap_or_default(),
+            age_ms: tunnel.map_or(0, |exchange| now.saturating_sub(exchange.started)),
+        }
+    }
+
+    fn set_moved(&mut self) {
+        self.moved = true;
+        self.permit.set_moved();
+        if let Some(up) = self.exchange.as_ref().and_then(|exchange| exchange.up.as_ref()) {
+            up.set_moved();
         }
     }
 }
@@ -378,6 +454,14 @@ impl Drop for Http1 {
         let stats = &self.service.stats;
         stats.lower(HttpScope::CX_ACTIVE, 1);
         stats.lower(HttpScope::CX_HTTP1_ACTIVE, 1);
+        if self.moved {
+            count_traffic(stats, &self.down);
+            if self.exchange.is_some() {
+                stats.lower(HttpScope::RQ_ACTIVE, 1);
+                stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);
+            }
+            return;
+        }
         stats.inc(HttpScope::CX_DESTROY);
         let remote = self.remote;
         stats.inc(if remote { HttpScope::CX_DESTROY_REMOTE } else { HttpScope::CX_DESTROY_LOCAL });

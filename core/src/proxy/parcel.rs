@@ -1,0 +1,203 @@
+//! A session as bytes: what one process hands to the next, beside the descriptors.
+//!
+//! The messages grow by fields only. A process that does not know a field ignores it; one that cannot do without a field
+//! refuses the parcel, and the connection stays where it is.
+
+use std::os::fd::OwnedFd;
+
+use crate::config::model::Address;
+use crate::ring::{Socket, SocketState};
+use crate::upstream::{Connection, Lease};
+
+use super::context::Context;
+use super::relay::Direction;
+
+/// A whole session.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SessionParcel {
+    /// Name of the listener that has accepted the connection.
+    #[prost(string, tag = "1")]
+    pub listener: String,
+    /// How long the connection has been open, microseconds.
+    #[prost(uint64, tag = "2")]
+    pub open_us: u64,
+    /// The client's side; its descriptor is the first one.
+    #[prost(message, optional, tag = "3")]
+    pub down: Option<SocketParcel>,
+    /// The origin's side, where there is one; its descriptor is the second one.
+    #[prost(message, optional, tag = "4")]
+    pub up: Option<UpstreamParcel>,
+    /// Bytes both ways.
+    #[prost(message, optional, tag = "5")]
+    pub relay: Option<RelayParcel>,
+    /// An HTTP/1 connection between two requests, or one that has become a tunnel (then there is `relay`, too).
+    #[prost(message, optional, tag = "6")]
+    pub http: Option<HttpParcel>,
+    /// Address of the client, where it is known.
+    #[prost(string, tag = "7")]
+    pub client: String,
+    /// How long ago the session began, milliseconds.
+    #[prost(uint64, tag = "8")]
+    pub age_ms: u64,
+}
+
+/// A socket.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SocketParcel {
+    /// Received and not used.
+    #[prost(bytes = "vec", tag = "1")]
+    pub input: Vec<u8>,
+    /// To be sent.
+    #[prost(bytes = "vec", tag = "2")]
+    pub output: Vec<u8>,
+    /// FIN has come.
+    #[prost(bool, tag = "3")]
+    pub eof: bool,
+    /// FIN is to be sent behind `output`.
+    #[prost(bool, tag = "4")]
+    pub shutdown: bool,
+    /// How long ago a byte last came or went, milliseconds.
+    #[prost(uint64, tag = "5")]
+    pub idle_ms: u64,
+}
+
+/// A connection to an endpoint.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct UpstreamParcel {
+    /// Name of the cluster.
+    #[prost(string, tag = "1")]
+    pub cluster: String,
+    /// Address of the endpoint.
+    #[prost(string, tag = "2")]
+    pub endpoint: String,
+    /// The socket.
+    #[prost(message, optional, tag = "3")]
+    pub socket: Option<SocketParcel>,
+    /// How long the connection has been open, microseconds.
+    #[prost(uint64, tag = "4")]
+    pub open_us: u64,
+}
+
+/// A relay of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct RelayParcel {
+    /// FIN of the client was passed on.
+    #[prost(bool, tag = "1")]
+    pub upward_ended: bool,
+    /// Bytes from the client so far.
+    #[prost(uint64, tag = "2")]
+    pub upward_bytes: u64,
+    /// FIN of the origin was passed on.
+    #[prost(bool, tag = "3")]
+    pub downward_ended: bool,
+    /// Bytes to the client so far.
+    #[prost(uint64, tag = "4")]
+    pub downward_bytes: u64,
+}
+
+/// An HTTP/1 connection.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HttpParcel {
+    /// Requests that it has served.
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    /// The part of a request head that has come.
+    #[prost(bytes = "vec", tag = "2")]
+    pub partial: Vec<u8>,
+    /// How long it has been waiting for the next request head, or for the rest of one, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub waiting_ms: u64,
+    /// Position of the route that the tunnel's request took.
+    #[prost(uint32, tag = "4")]
+    pub route: u32,
+}
+
+impl SocketParcel {
+    /// A socket in which nothing is in flight.
+    pub(super) fn of(socket: &Socket) -> Self {
+        let SocketState { input, output, eof, shutdown, idle_ms } = socket.state();
+        Self { input, output, eof, shutdown, idle_ms }
+    }
+}
+
+impl From<SocketParcel> for SocketState {
+    fn from(parcel: SocketParcel) -> Self {
+        let SocketParcel { input, output, eof, shutdown, idle_ms } = parcel;
+        Self { input, output, eof, shutdown, idle_ms }
+    }
+}
+
+impl UpstreamParcel {
+    /// A connection in which nothing is in flight.
+    pub(super) fn of(connection: &Connection, cluster: &str, endpoint: &Address) -> Self {
+        Self {
+            cluster: cluster.into(),
+            endpoint: endpoint.to_string(),
+            socket: Some(SocketParcel::of(connection)),
+            open_us: connection.age(),
+        }
+    }
+}
+
+impl RelayParcel {
+    pub(super) fn of(upward: Direction, downward: Direction) -> Self {
+        Self {
+            upward_ended: upward.ended,
+            upward_bytes: upward.bytes,
+            downward_ended: downward.ended,
+            downward_bytes: downward.bytes,
+        }
+    }
+
+    pub(super) fn upward(self) -> Direction {
+        Direction { ended: self.upward_ended, bytes: self.upward_bytes }
+    }
+
+    pub(super) fn downward(self) -> Direction {
+        Direction { ended: self.downward_ended, bytes: self.downward_bytes }
+    }
+}
+
+/// What a parcel and its descriptors have become.
+pub(super) struct Restored {
+    pub(super) down: Socket,
+    pub(super) up: Option<Connection>,
+    pub(super) lease: Option<Lease>,
+}
+
+/// Makes sockets of a parcel and its descriptors. Nothing is touched before everything is known to be possible.
+pub(super) fn restore(
+    context: &Context,
+    parcel: &SessionParcel,
+    fds: Vec<OwnedFd>,
+) -> Result<Restored, String> {
+    let mut fds = fds.into_iter();
+    let down = parcel.down.clone().ok_or("it has no client")?;
+    let down_fd = fds.next().ok_or("the descriptor of the client is missing")?;
+    let up = match &parcel.up {
+        None => None,
+        Some(up) => {
+            let cluster = context.upstreams.find(&up.cluster);
+            let cluster = cluster.ok_or_else(|| format!("there is no cluster {} any more", up.cluster))?;
+            let address = parse_address(&up.endpoint).ok_or("its endpoint has no address")?;
+            let lease = cluster.lease(&address).map_err(|error| format!("endpoint {address}: {error}"))?;
+            let state = up.socket.clone().ok_or("its origin has no socket")?;
+            Some((lease, state, fds.next().ok_or("the descriptor of the origin is missing")?, up.open_us))
+        }
+    };
+    let ring = &context.ring;
+    let down = ring.restore(down_fd, &down.into());
+    let (up, lease) = up.map_or((None, None), |(lease, state, fd, open_us)| {
+        let socket = ring.restore(fd, &state.into());
+        (Some(lease.endpoint().restore(ring, socket, open_us)), Some(lease))
+    });
+    Ok(Restored { down, up, lease })
+}
+
+/// An address as a configuration has it.
+pub(super) fn parse_address(text: &str) -> Option<Address> {
+    match text.strip_prefix("unix:") {
+        Some(path) => Some(Address::Unix(path.into())),
+        None => text.parse().ok().map(Address::Ip),
+    }
+}
