@@ -26,6 +26,27 @@ pub struct BodyDecoder {
     trailer: Vec<u8>,
 }
 
+/// Everything that a [`BodyDecoder`] knows, as plain numbers: what one process tells the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecoderState {
+    /// What the next byte belongs to; these numbers are never used for anything else.
+    pub state: u8,
+    /// Hex digits of the current chunk size, so far.
+    pub digits: u8,
+    /// Bytes of the current chunk-size line, so far.
+    pub line_bytes: u16,
+    /// Bytes of chunk extensions in the whole body, so far.
+    pub extension_bytes: u16,
+    /// Bytes received of the trailer section.
+    pub trailer_bytes: u16,
+    /// Where the unfinished line begins in `trailer`.
+    pub trailer_line: u16,
+    /// Data left, or a chunk size while it is being read.
+    pub remaining: u64,
+    /// Trailer lines that may be passed on, and the unfinished one.
+    pub trailer: Vec<u8>,
+}
+
 /// What the decoder has found at the beginning of the unread bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
@@ -48,8 +69,9 @@ pub enum Decoded {
     },
 }
 
-/// What the next byte belongs to.
+/// What the next byte belongs to. The numbers are told to other processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum State {
     /// Data of a body of known length.
     Known,
@@ -95,6 +117,53 @@ impl BodyDecoder {
             remaining,
             trailer: Vec::new(),
         }
+    }
+
+    /// Everything that it knows.
+    #[must_use]
+    pub fn state(&self) -> DecoderState {
+        DecoderState {
+            state: self.state as u8,
+            digits: self.digits,
+            line_bytes: self.line_bytes,
+            extension_bytes: self.extension_bytes,
+            trailer_bytes: self.trailer_bytes,
+            trailer_line: self.trailer_line,
+            remaining: self.remaining,
+            trailer: self.trailer.clone(),
+        }
+    }
+
+    /// A decoder that goes on where another one was; `None` if that makes no sense.
+    #[must_use]
+    pub fn from_state(state: DecoderState) -> Option<Self> {
+        const STATES: [State; 11] = [
+            State::Known,
+            State::UntilClose,
+            State::ChunkSize,
+            State::ChunkExtension,
+            State::ChunkSizeLf,
+            State::ChunkData,
+            State::ChunkDataCr,
+            State::ChunkDataLf,
+            State::Trailer,
+            State::EndLf,
+            State::Done,
+        ];
+        let known = *STATES.get(usize::from(state.state))?;
+        if known as u8 != state.state || usize::from(state.trailer_line) > state.trailer.len() {
+            return None;
+        }
+        Some(Self {
+            state: known,
+            digits: state.digits,
+            line_bytes: state.line_bytes,
+            extension_bytes: state.extension_bytes,
+            trailer_bytes: state.trailer_bytes,
+            trailer_line: state.trailer_line,
+            remaining: state.remaining,
+            trailer: state.trailer,
+        })
     }
 
     /// Looks at the unread bytes. It never looks beyond the end of the body, and is done with the bytes that it

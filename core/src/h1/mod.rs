@@ -31,7 +31,7 @@ mod response;
 mod target;
 mod trailer;
 
-pub use body::{BodyDecoder, Decoded};
+pub use body::{BodyDecoder, Decoded, DecoderState};
 pub use encode::{reason_phrase, write_chunk_header, write_hex, write_status_line, write_u64};
 pub use error::{BodyError, HeadError, RequestError, ResponseError};
 pub use request::parse_request;

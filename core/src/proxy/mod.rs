@@ -44,8 +44,8 @@ pub trait Session {
     /// The sockets of this session: the client's, and the origin's where there is one.
     fn sockets(&self) -> (&Socket, Option<&Socket>);
 
-    /// Whether the session could go on in another process as it is now.
-    fn is_movable(&self) -> bool;
+    /// Makes the session such that it can go on in another process, or says that it cannot now.
+    fn prepare_to_move(&mut self) -> bool;
 
     /// The session as another process can go on with it. To be asked when its sockets are still.
     fn pack(&self) -> SessionParcel;

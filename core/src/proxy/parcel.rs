@@ -10,6 +10,7 @@ use crate::ring::{Socket, SocketState};
 use crate::upstream::{Connection, Lease};
 
 use super::context::Context;
+use super::http1::{ClosingParcel, ExchangeParcel};
 use super::relay::Direction;
 
 /// A whole session.
@@ -30,7 +31,7 @@ pub struct SessionParcel {
     /// Bytes both ways.
     #[prost(message, optional, tag = "5")]
     pub relay: Option<RelayParcel>,
-    /// An HTTP/1 connection between two requests, or one that has become a tunnel (then there is `relay`, too).
+    /// An HTTP/1 connection.
     #[prost(message, optional, tag = "6")]
     pub http: Option<HttpParcel>,
     /// Address of the client, where it is known.
@@ -96,7 +97,7 @@ pub struct RelayParcel {
 }
 
 /// An HTTP/1 connection.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct HttpParcel {
     /// Requests that it has served.
     #[prost(uint32, tag = "1")]
@@ -107,9 +108,15 @@ pub struct HttpParcel {
     /// How long it has been waiting for the next request head, or for the rest of one, milliseconds.
     #[prost(uint64, tag = "3")]
     pub waiting_ms: u64,
-    /// Position of the route that the tunnel's request took.
+    /// What it is doing: 0 awaiting a request, 1 an exchange, 2 a tunnel, 3 closing.
     #[prost(uint32, tag = "4")]
-    pub route: u32,
+    pub phase: u32,
+    /// The exchange or the tunnel.
+    #[prost(message, optional, tag = "5")]
+    pub exchange: Option<ExchangeParcel>,
+    /// How it closes.
+    #[prost(message, optional, tag = "6")]
+    pub closing: Option<ClosingParcel>,
 }
 
 impl SocketParcel {

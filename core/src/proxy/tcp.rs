@@ -72,20 +72,19 @@ impl Tcp {
         parcel: SessionParcel,
         fds: Vec<OwnedFd>,
     ) -> Result<Self, String> {
-        let relay = parcel.relay.ok_or("it has no relay")?;
+        let relay = parcel.relay.unwrap_or_default();
         let Restored { down, up, lease } = parcel::restore(&context, &parcel, fds)?;
-        let (up, lease) = up.zip(lease).ok_or("it has no origin")?;
         let now = context.ring.now();
         service.stats.raise(TcpScope::CX_ACTIVE, 1);
         Ok(Self {
             down,
-            up: Some(up),
-            lease: Some(lease),
+            connected: up.is_some(),
+            up,
+            lease,
             tried: Vec::new(),
             connecting_since: now,
             started: now.saturating_sub(parcel.age_ms),
             client: parcel.client.parse().ok(),
-            connected: true,
             moved: false,
             upward: relay.upward(),
             downward: relay.downward(),
@@ -215,8 +214,14 @@ impl Session for Tcp {
         (&self.down, self.up.as_deref())
     }
 
-    fn is_movable(&self) -> bool {
-        self.connected && self.up.is_some() && self.lease.is_some()
+    fn prepare_to_move(&mut self) -> bool {
+        if !self.connected {
+            // The next process begins with connecting.
+            self.up = None;
+            self.lease = None;
+            self.tried.pop();
+        }
+        true
     }
 
     fn pack(&self) -> SessionParcel {

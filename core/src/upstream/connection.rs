@@ -36,6 +36,18 @@ impl EndpointStats {
         self.own.raise(EndpointScope::RQ_ACTIVE, 1);
     }
 
+    /// A request that another process has sent goes on here.
+    pub(super) fn adopt_request(&self) {
+        self.cluster.raise(ClusterScope::RQ_ACTIVE, 1);
+        self.own.raise(EndpointScope::RQ_ACTIVE, 1);
+    }
+
+    /// A request that was sent goes on in another process.
+    pub(super) fn release_request(&self) {
+        self.cluster.lower(ClusterScope::RQ_ACTIVE, 1);
+        self.own.lower(EndpointScope::RQ_ACTIVE, 1);
+    }
+
     /// A request that was sent is over.
     pub(super) fn end_request(&self, outcome: RequestOutcome) {
         self.cluster.lower(ClusterScope::RQ_ACTIVE, 1);

@@ -299,6 +299,16 @@ impl Endpoint {
         self.stats.begin_request();
     }
 
+    /// A request that another process has sent goes on here.
+    pub fn adopt_request(&self) {
+        self.stats.adopt_request();
+    }
+
+    /// A request that was sent goes on in another process.
+    pub fn release_request(&self) {
+        self.stats.release_request();
+    }
+
     /// Counts the end of a request that was sent to it.
     pub fn end_request(&self, outcome: RequestOutcome) {
         self.stats.end_request(outcome);

@@ -40,7 +40,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
         if let Some(mover) = mover
             && mover.open.get()
             && refused_by != Some(mover.number)
-            && session.is_movable()
+            && session.prepare_to_move()
         {
             if move_away(session, &mover, &ring).await {
                 session.set_moved();

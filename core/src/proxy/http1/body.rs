@@ -33,16 +33,16 @@ pub(super) enum BodyFault {
 /// A body in transit.
 #[derive(Debug)]
 pub(super) struct Body {
-    decoder: BodyDecoder,
-    framing: Framing,
+    pub(super) decoder: BodyDecoder,
+    pub(super) framing: Framing,
     /// Its last byte has been passed on.
     pub(super) done: bool,
     /// Bytes of data so far.
     pub(super) bytes: u64,
-    limit: u64,
+    pub(super) limit: u64,
     /// The head is held back for the body.
-    gathers: bool,
-    held: Option<WriteBuf>,
+    pub(super) gathers: bool,
+    pub(super) held: Option<WriteBuf>,
 }
 
 impl Body {

@@ -8,8 +8,9 @@ use super::body::{Body, BodyFault, Framing};
 use super::response;
 use crate::base::clock::{Micros, Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Method, Version};
-use crate::config::model::{HttpListener, Route};
+use crate::config::model::{HeaderEdits, HttpListener};
 use crate::proxy::access_log::address_text;
+use crate::proxy::headers::NO_EDITS;
 use crate::proxy::parcel::{RelayParcel, UpstreamParcel};
 use crate::proxy::relay::Direction;
 use crate::proxy::{Context, Record};
@@ -85,7 +86,7 @@ pub(super) enum ResponseState {
 
 /// The upstream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Upstream {
+pub(super) enum Upstream {
     /// Not chosen yet.
     None,
     /// Being connected since then.
@@ -98,14 +99,14 @@ enum Upstream {
 pub struct Exchange {
     /// Where it goes; `None` when the proxy answered itself and only the rest of the request is awaited.
     pub(super) cluster: Option<Rc<Cluster>>,
-    lease: Option<Lease>,
-    tried: Vec<Rc<Endpoint>>,
+    pub(super) lease: Option<Lease>,
+    pub(super) tried: Vec<Rc<Endpoint>>,
     pub(super) up: Option<Connection>,
-    upstream: Upstream,
+    pub(super) upstream: Upstream,
     /// Requests that the upstream connection served before.
-    up_requests: u32,
+    pub(super) up_requests: u32,
     /// A fresh connection is wanted: a pooled one turned out to be closed.
-    fresh: bool,
+    pub(super) fresh: bool,
     /// Head of a request without body, kept to repeat it until the response begins.
     pub(super) head: Option<Chunk>,
     /// Head of a request with a body; it goes together with the first piece.
@@ -133,16 +134,18 @@ pub struct Exchange {
     /// Status of the response, or of ours; 0 before it is known.
     pub(super) status: u16,
     /// The request was sent, and what became of it is not counted yet.
-    is_sent: bool,
+    pub(super) is_sent: bool,
     pub(super) started: Millis,
     pub(super) started_us: Micros,
-    sent_us: Micros,
+    pub(super) sent_us: Micros,
     /// When the request was completely passed on.
     pub(super) sent_at: Millis,
     pub(super) request_deadline: Millis,
     pub(super) upward: Direction,
     pub(super) downward: Direction,
     pub(super) record: Option<Box<Record>>,
+    /// Changes to the head of the response, where the route was another process's.
+    pub(super) carried_edits: Option<Box<HeaderEdits>>,
 }
 
 impl Default for Exchange {
@@ -180,6 +183,7 @@ impl Default for Exchange {
             upward: Direction::default(),
             downward: Direction::default(),
             record: None,
+            carried_edits: None,
         }
     }
 }
@@ -214,27 +218,48 @@ impl Exchange {
         self.wait(env)
     }
 
-    /// A tunnel that comes from another process.
-    pub(super) fn of_tunnel(
-        context: &Context,
-        up: Connection,
-        lease: Lease,
-        relay: RelayParcel,
-        route: u32,
-        age_ms: Millis,
-    ) -> Self {
-        Self {
-            up: Some(up),
-            lease: Some(lease),
-            upstream: Upstream::Connected,
-            route,
-            status: 101,
-            response_state: ResponseState::Done,
-            started: context.ring.now().saturating_sub(age_ms),
-            started_us: context.ring.now_us().saturating_sub(age_ms * 1000),
-            upward: relay.upward(),
-            downward: relay.downward(),
-            ..Self::default()
+    /// Gives up connecting, so that the exchange can go on elsewhere: there it begins with connecting. Says whether it
+    /// can.
+    pub(super) fn prepare_to_move(&mut self) -> bool {
+        if matches!(self.upstream, Upstream::Connecting(_)) {
+            self.up = None;
+            self.lease = None;
+            self.tried.pop();
+            self.end_waiting();
+        }
+        // What was sent must not be sent again.
+        self.upstream == Upstream::None || self.up.is_some()
+    }
+
+    /// Goes on with the connection of an exchange that comes from another process.
+    pub(super) fn adopt(&mut self, up: Connection, lease: Lease, relay: RelayParcel) {
+        if self.is_sent {
+            lease.endpoint().adopt_request();
+            up.set_busy(true);
+        }
+        self.up = Some(up);
+        self.lease = Some(lease);
+        self.upstream = Upstream::Connected;
+        self.upward = relay.upward();
+        self.downward = relay.downward();
+    }
+
+    /// The exchange goes on in another process.
+    pub(super) fn set_moved(&mut self) {
+        if let (true, Some(lease)) = (self.is_sent, &self.lease) {
+            lease.endpoint().release_request();
+            self.is_sent = false;
+        }
+        if let Some(up) = &self.up {
+            up.set_moved();
+        }
+    }
+
+    /// Changes that the route makes to the head of the response.
+    pub(super) fn response_edits<'e>(&'e self, http: &'e HttpListener) -> &'e HeaderEdits {
+        match &self.carried_edits {
+            Some(edits) => edits,
+            None => http.routes.get(self.route as usize).map_or(NO_EDITS, |route| &route.response_headers),
         }
     }
 
@@ -242,11 +267,6 @@ impl Exchange {
     pub(super) fn pack_upstream(&self) -> Option<UpstreamParcel> {
         let (up, lease) = (self.up.as_ref()?, self.lease.as_ref()?);
         Some(UpstreamParcel::of(up, lease.cluster(), &lease.endpoint().address))
-    }
-
-    /// The route that the request took.
-    pub(super) fn route<'r>(&self, http: &'r HttpListener) -> Option<&'r Route> {
-        http.routes.get(self.route as usize)
     }
 
     /// Whether the response has begun, so that no other can be sent.

@@ -12,6 +12,7 @@
 
 mod body;
 mod exchange;
+mod pack;
 mod request;
 mod response;
 
@@ -34,6 +35,7 @@ use crate::ring::{Ring, Socket};
 use crate::stats::{ClusterScope, HTTP_CLASSES, HttpScope, count_class, count_response};
 
 pub use self::exchange::Exchange;
+pub use self::pack::{ClosingParcel, ExchangeParcel};
 
 /// Exchanges kept for reuse per worker.
 const SPARE_EXCHANGES: usize = 256;
@@ -130,6 +132,11 @@ impl Http1 {
         fds: Vec<OwnedFd>,
     ) -> Result<Self, String> {
         let http = parcel.http.clone().ok_or("it is not an HTTP connection")?;
+        let exchange = http.exchange.map(|parcel| Exchange::unpack(&context, parcel, &service.listener.name));
+        let exchange = exchange.transpose()?;
+        if exchange.is_none() && matches!(http.phase, 1 | 2) {
+            return Err("it has no exchange".into());
+        }
         let Restored { down, up, lease } = parcel::restore(&context, &parcel, fds)?;
         let stats = &service.stats;
         stats.raise(HttpScope::CX_ACTIVE, 1);
@@ -141,12 +148,24 @@ impl Http1 {
         session.requests = http.requests;
         session.partial = http.partial;
         session.client = parcel.client.parse().ok();
-        if let (Some(up), Some(lease), Some(relay)) = (up, lease, parcel.relay) {
-            stats.raise(HttpScope::RQ_ACTIVE, 1);
-            stats.raise(HttpScope::CX_UPGRADES_ACTIVE, 1);
-            let exchange = Exchange::of_tunnel(&context, up, lease, relay, http.route, parcel.age_ms);
+        session.phase = match http.phase {
+            0 => Phase::Head,
+            1 => Phase::Exchange,
+            2 => Phase::Tunnel,
+            _ => Phase::Closing,
+        };
+        if let Some(closing) = http.closing {
+            closing.apply(&mut session, now);
+        }
+        if let Some(mut exchange) = exchange {
+            session.service.stats.raise(HttpScope::RQ_ACTIVE, 1);
+            if session.phase == Phase::Tunnel {
+                session.service.stats.raise(HttpScope::CX_UPGRADES_ACTIVE, 1);
+            }
+            if let (Some(up), Some(lease)) = (up, lease) {
+                exchange.adopt(up, lease, parcel.relay.unwrap_or_default());
+            }
             session.exchange = Some(Box::new(exchange));
-            session.phase = Phase::Tunnel;
         }
         Ok(session)
     }
@@ -411,40 +430,44 @@ impl Session for Http1 {
         (&self.down, self.exchange.as_ref().and_then(|exchange| exchange.up.as_deref()))
     }
 
-    fn is_movable(&self) -> bool {
-        match self.phase {
-            Phase::Head => true,
-            Phase::Tunnel => self.exchange.as_ref().is_some_and(|exchange| exchange.up.is_some()),
-            // What is in progress is finished here; it moves when the next request is awaited.
-            Phase::Exchange | Phase::Closing => false,
-        }
+    fn prepare_to_move(&mut self) -> bool {
+        self.exchange.as_mut().is_none_or(|exchange| exchange.prepare_to_move())
     }
 
     fn pack(&self) -> SessionParcel {
         let now = self.context.ring.now();
-        let tunnel = self.exchange.as_ref();
+        let exchange = self.exchange.as_ref();
         SessionParcel {
             listener: self.service.listener.name.clone(),
             open_us: self.permit.age(),
             down: Some(SocketParcel::of(&self.down)),
-            up: tunnel.and_then(|exchange| exchange.pack_upstream()),
-            relay: tunnel.map(|exchange| RelayParcel::of(exchange.upward, exchange.downward)),
+            up: exchange.and_then(|exchange| exchange.pack_upstream()),
+            relay: exchange.map(|exchange| RelayParcel::of(exchange.upward, exchange.downward)),
             http: Some(HttpParcel {
                 requests: self.requests,
                 partial: self.partial.clone(),
                 waiting_ms: now.saturating_sub(self.since),
-                route: tunnel.map_or(0, |exchange| exchange.route),
+                phase: match self.phase {
+                    Phase::Head => 0,
+                    Phase::Exchange => 1,
+                    Phase::Tunnel => 2,
+                    Phase::Closing => 3,
+                },
+                exchange: exchange.map(|exchange| {
+                    exchange.pack(&self.context, exchange.response_edits(self.service.http()))
+                }),
+                closing: (self.phase == Phase::Closing).then(|| ClosingParcel::of(self, now)),
             }),
             client: self.client.map(|client| client.to_string()).unwrap_or_default(),
-            age_ms: tunnel.map_or(0, |exchange| now.saturating_sub(exchange.started)),
+            age_ms: 0,
         }
     }
 
     fn set_moved(&mut self) {
         self.moved = true;
         self.permit.set_moved();
-        if let Some(up) = self.exchange.as_ref().and_then(|exchange| exchange.up.as_ref()) {
-            up.set_moved();
+        if let Some(exchange) = &mut self.exchange {
+            exchange.set_moved();
         }
     }
 }
@@ -458,7 +481,9 @@ impl Drop for Http1 {
             count_traffic(stats, &self.down);
             if self.exchange.is_some() {
                 stats.lower(HttpScope::RQ_ACTIVE, 1);
-                stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);
+                if self.phase == Phase::Tunnel {
+                    stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);
+                }
             }
             return;
         }

@@ -124,10 +124,7 @@ fn take_head(
     }
     let rules = ResponseRules {
         forwarding: &env.http.forwarding,
-        edits: [
-            exchange.route(env.http).map_or(NO_EDITS, |r| &r.response_headers),
-            &env.http.response_headers,
-        ],
+        edits: [exchange.response_edits(env.http), &env.http.response_headers],
         body,
         keep_alive: exchange.keep_alive,
         client_version: exchange.version,
