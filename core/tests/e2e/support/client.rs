@@ -22,6 +22,20 @@ impl Client {
         super::lock(self.wire.record()).count
     }
 
+    /// Connects; `None` if the connection was reset at once.
+    #[track_caller]
+    pub(crate) fn connect_unless_reset(address: SocketAddr) -> Option<Self> {
+        match TcpStream::connect_timeout(&address, DEADLINE) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("cannot connect to {address}: {error}"),
+            Ok(stream) => {
+                // Fails when the reset has come meanwhile, which reading tells.
+                let _ = stream.set_nodelay(true);
+                Some(Self { wire: Wire::new(stream) })
+            }
+        }
+    }
+
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
