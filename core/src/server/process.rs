@@ -13,7 +13,7 @@ use super::link::{Link, Operator, Todo};
 use super::listen::Passed;
 use super::notify;
 use super::running::{Prepared, Running};
-use super::successor::{self, CommandLine, Successor};
+use super::successor::{self, CommandLine, Launch, Successor};
 use super::workers::Event;
 use super::{DONE, DrainStrategy, FAILED, Surroundings, after, fail};
 use crate::control::access_log::Job;
@@ -59,7 +59,7 @@ enum Wake {
     Reopen,
     Deadline,
     Look,
-    SuccessorEnded(String),
+    SuccessorFailed(String),
 }
 
 /// See the module.
@@ -134,7 +134,7 @@ impl<'a> Process<'a> {
             }
         }
         if let Some(successor) = self.successor.take() {
-            successor.report(self.epoch, Err("the process that was to be replaced has been stopped"));
+            successor.report(self.epoch, Err("the process that was to be replaced has ended"));
         }
         if let Some(running) = self.running.take() {
             running.end().await;
@@ -165,9 +165,9 @@ impl<'a> Process<'a> {
                 None => std::future::pending().await,
             }
         };
-        let ended = async {
+        let failed = async {
             match successor {
-                Some(successor) => successor.ended().await,
+                Some(successor) => successor.failed().await,
                 None => std::future::pending().await,
             }
         };
@@ -179,7 +179,7 @@ impl<'a> Process<'a> {
             _ = signals.interrupt.recv() => Wake::Stop,
             _ = signals.restart.recv() => Wake::Restart,
             _ = signals.reopen.recv() => Wake::Reopen,
-            why = ended => Wake::SuccessorEnded(why),
+            why = failed => Wake::SuccessorFailed(why),
             () = at(*deadline) => Wake::Deadline,
             () = at(look) => Wake::Look,
         }
@@ -209,7 +209,17 @@ impl<'a> Process<'a> {
                 self.deadline = None;
             }
             Wake::Look => self.look(),
-            Wake::SuccessorEnded(why) => self.on_successor_failed(&why),
+            Wake::SuccessorFailed(why) => {
+                // What it has said itself came before its end, and is a better reason.
+                while let Some(todo) = self.next_todo() {
+                    if let Some(code) = self.act(todo).await {
+                        return Some(code);
+                    }
+                }
+                if self.successor.is_some() {
+                    self.on_successor_failed(&why);
+                }
+            }
         }
         None
     }
@@ -274,7 +284,9 @@ impl<'a> Process<'a> {
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
-                notify::ready("serves again: the successor has failed");
+                if !self.stopping {
+                    notify::ready("serves again: the successor has failed");
+                }
             }
             Todo::BeginDrain(drain) => {
                 if let Some(running) = &self.running {
@@ -342,7 +354,9 @@ impl<'a> Process<'a> {
         notify::reloading();
         let arguments = request.filter(|request| request.replaces_arguments).map(|request| request.arguments);
         let Surroundings { options, base_id, .. } = self.surroundings;
-        match Successor::start(&self.command_line, options, *base_id, arguments.as_deref()) {
+        let socket_path = options.restart.socket_path.as_deref();
+        let started = Launch::new(&self.command_line, arguments, *base_id, socket_path);
+        match started.and_then(Successor::start) {
             Ok(mut successor) => {
                 successor.tell(operator);
                 self.successor = Some(successor);
@@ -356,11 +370,13 @@ impl<'a> Process<'a> {
     }
 
     fn on_successor_failed(&mut self, why: &str) {
-        tracing::error!(why, "the successor has failed; this process serves on");
+        tracing::error!("the successor has failed; this process serves on: {why}");
         if let Some(successor) = self.successor.take() {
             successor.report(self.epoch.saturating_add(1), Err(why));
         }
-        notify::ready("serves on: the successor has failed");
+        if !self.stopping {
+            notify::ready("serves on: the successor has failed");
+        }
     }
 
     /// Looks how many connections are left.
@@ -417,6 +433,12 @@ impl<'a> Process<'a> {
         }
         self.stopping = true;
         notify::stopping();
+        if let Some(successor) = self.successor.take() {
+            // It would find nobody any more, and start cold.
+            successor.stop();
+            successor
+                .report(self.epoch.saturating_add(1), Err("the process that was to be replaced is stopped"));
+        }
         if let Some(link) = &mut self.link {
             link.stopping();
         }

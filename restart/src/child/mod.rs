@@ -171,7 +171,9 @@ impl Child {
 
     fn nobody(&self, why: &str) -> String {
         let epoch = self.options.epoch.unwrap_or(0);
-        format!("restart epoch {epoch} was asked for, but nobody answers to take over from: {why}")
+        format!(
+            "restart epoch {epoch} was asked for, but nobody answers to take over from: {why} (epoch 0 or \"auto\" starts without)"
+        )
     }
 
     fn prepare_cold(&mut self, epoch: u32) {
