@@ -76,6 +76,8 @@ pub(super) struct Process<'a> {
     /// Workers that run, and workers that have not yet said that they have stopped accepting.
     alive: usize,
     pausing: usize,
+    /// Workers that have not yet said that they have closed the listeners that are given up.
+    releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
     /// The process has been told to stop.
@@ -104,6 +106,7 @@ impl<'a> Process<'a> {
             epoch: 0,
             alive: 0,
             pausing: 0,
+            releasing: 0,
             draining: None,
             stopping: false,
             deadline: None,
@@ -242,6 +245,10 @@ impl<'a> Process<'a> {
                     }
                 }
             }
+            Some(Event::Released) => {
+                self.releasing = self.releasing.saturating_sub(1);
+                self.look();
+            }
             Some(Event::Ready | Event::Paused) => {}
             None => return Some(fail("all workers are gone")),
         }
@@ -280,7 +287,7 @@ impl<'a> Process<'a> {
             }
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
-                (self.draining, self.pausing) = (None, 0);
+                (self.draining, self.pausing, self.releasing) = (None, 0, 0);
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -290,6 +297,10 @@ impl<'a> Process<'a> {
             }
             Todo::BeginDrain(drain) => {
                 if let Some(running) = &self.running {
+                    if let (Some(link), false) = (&mut self.link, drain.released.is_empty()) {
+                        link.withdraw(&drain.released);
+                        self.releasing = self.alive;
+                    }
                     running.release(drain.released);
                     running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
                 }
@@ -383,7 +394,7 @@ impl<'a> Process<'a> {
     fn look(&mut self) {
         let left = self.connections();
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        if left == 0 {
+        if left == 0 && self.releasing == 0 {
             self.draining = None;
             link.drained();
         } else if reported.elapsed() >= DRAIN_REPORT {
