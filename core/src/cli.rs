@@ -2,6 +2,7 @@
 
 mod rates;
 mod reader;
+pub mod restart;
 mod signals;
 pub mod stats;
 pub mod top;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
+use self::restart::RestartArgs;
 use self::stats::StatsArgs;
 use self::top::TopArgs;
 use crate::server::{DrainStrategy, Handover, Instance, Options, RestartOptions};
@@ -34,104 +36,115 @@ Examples:
   ouro                                   a demo on http://127.0.0.1:8080
   ouro -c ouro.toml                      serve
   ouro -c ouro.toml --mode validate      show every error of a configuration and exit
-  ouro -c ouro.toml --concurrency 2 -l debug
+  ouro restart                           replace the process with base id 0 by a new one
   ouro stats --used-only                 what the instance with base id 0 has counted
   ouro top                               the same as a live screen
 
+Signals: TERM stops, HUP restarts, USR1 opens log files again.
 Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration.";
 
-/// A reverse proxy whose process can be replaced while its connections live on.
+/// Headings of the help.
+const SERVING: &str = "Serving";
+const RESTARTING: &str = "Instance and restart";
+const LOGGING: &str = "Logging";
+
+/// A reverse proxy whose process can be replaced while it serves.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "ouro", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "ouro", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 110)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// What to do with an instance that is there already; without it, this process becomes one.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Configuration file (TOML); without it, a built-in demo runs.
-    #[arg(short = 'c', long, value_name = "FILE")]
+    /// Configuration (TOML); without it, a built-in demo runs.
+    #[arg(short = 'c', long, value_name = "FILE", help_heading = SERVING)]
     pub config_path: Option<PathBuf>,
 
-    /// Worker threads, each with a ring of its own [default: the CPUs that this process may run on].
-    #[arg(long, value_name = "N", value_parser = workers)]
+    /// "validate" checks the configuration and exits: with 0, or with 2 and every error.
+    #[arg(long, value_enum, value_name = "serve|validate", default_value_t = Mode::Serve, hide_possible_values = true)]
+    #[arg(help_heading = SERVING)]
+    pub mode: Mode,
+
+    /// Worker threads [default: one per CPU that this process may run on].
+    #[arg(long, value_name = "N", value_parser = workers, help_heading = SERVING)]
     pub concurrency: Option<NonZeroUsize>,
 
     /// Pin each worker to a CPU of its own even if there are fewer workers than CPUs.
-    #[arg(long)]
+    #[arg(long, help_heading = SERVING)]
     pub cpuset_threads: bool,
 
-    /// Number that tells instances on one machine apart: it names the shared memory with the counters.
+    /// File to write the address of the admin interface to, once it listens.
+    #[arg(long, value_name = "FILE", help_heading = SERVING)]
+    pub admin_address_path: Option<PathBuf>,
+
+    /// Number that tells instances on one machine apart.
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "use_dynamic_base_id")]
+    #[arg(help_heading = RESTARTING)]
     pub base_id: u32,
 
     /// Take a base id that nobody uses.
-    #[arg(long)]
+    #[arg(long, help_heading = RESTARTING)]
     pub use_dynamic_base_id: bool,
 
     /// File to write the base id to.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESTARTING)]
     pub base_id_path: Option<PathBuf>,
 
-    /// Which process of the instance this is: 0 for the first, then one more each time; `auto` for the one after whoever
-    /// serves, or 0 if nobody does.
+    /// 0: nobody serves yet. N: take over from the process with N - 1. auto: take over from whoever serves, if anybody.
     #[arg(long, value_name = "N|auto", default_value = "0", value_parser = epoch, conflicts_with = "use_dynamic_base_id")]
+    #[arg(help_heading = RESTARTING)]
     pub restart_epoch: Epoch,
 
-    /// Seconds over which the process before sends its clients away.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub drain_time_s: u64,
-
-    /// How it sends them away.
-    #[arg(long, value_enum, default_value_t = Strategy::Gradual)]
+    /// How the old process sends its clients away: more and more of them, or each with its next response.
+    #[arg(long, value_enum, value_name = "gradual|immediate", default_value_t = Strategy::Gradual)]
+    #[arg(hide_possible_values = true, help_heading = RESTARTING)]
     pub drain_strategy: Strategy,
 
-    /// Seconds after which the process before ends, whatever is left.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    /// Seconds over which "gradual" does that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = RESTARTING)]
+    pub drain_time_s: u64,
+
+    /// Seconds after which the old process ends, whatever is left.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, help_heading = RESTARTING)]
     pub parent_shutdown_time_s: u64,
 
-    /// What becomes of the connections of the process before.
-    #[arg(long, value_enum, default_value_t = HandoverMode::Live)]
+    /// What becomes of the connections of the old process: they move to this one, or end where they are.
+    #[arg(long, value_enum, value_name = "live|drain", default_value_t = HandoverMode::Live)]
+    #[arg(hide_possible_values = true, help_heading = RESTARTING)]
     pub handover: HandoverMode,
 
-    /// Restart socket: a path, or @NAME for the abstract namespace [default: in a private directory].
-    #[arg(long, value_name = "PATH|@NAME")]
+    /// Where old and new process meet; @NAME is abstract [default: in a private directory].
+    #[arg(long, value_name = "PATH|@NAME", help_heading = RESTARTING)]
     pub socket_path: Option<OsString>,
 
-    /// Permission bits of the restart socket, octal.
-    #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal_mode)]
+    /// Permissions of that socket, octal.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = octal_mode, help_heading = RESTARTING)]
     pub socket_mode: u32,
 
-    /// Start as if nobody had served before if an epoch above 0 finds nobody.
-    #[arg(long)]
+    /// Start cold if an epoch above 0 finds nobody.
+    #[arg(long, help_heading = RESTARTING)]
     pub skip_hot_restart_on_no_parent: bool,
 
     /// Do not take totals from a process whose shared memory has another layout.
-    #[arg(long)]
+    #[arg(long, help_heading = RESTARTING)]
     pub skip_hot_restart_parent_stats: bool,
 
     /// No hot restarts: nothing is shared with other processes, counters included.
-    #[arg(long)]
+    #[arg(long, help_heading = RESTARTING)]
     pub disable_hot_restart: bool,
 
-    /// Print the version that must agree for a hot restart, and exit.
-    #[arg(long)]
+    /// Print which versions restart into each other with shared counters, and exit.
+    #[arg(long, help_heading = RESTARTING)]
     pub hot_restart_version: bool,
 
-    /// File to write the address of the admin interface to, once it listens.
-    #[arg(long, value_name = "FILE")]
-    pub admin_address_path: Option<PathBuf>,
-
-    /// What to do.
-    #[arg(long, value_enum, default_value_t = Mode::Serve)]
-    pub mode: Mode,
-
-    /// How much to log.
+    /// How much to log: trace, debug, info, warn, error or off.
     #[arg(short = 'l', long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    #[arg(hide_possible_values = true, help_heading = LOGGING)]
     pub log_level: LogLevel,
 
     /// File to log to [default: standard error].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = LOGGING)]
     pub log_path: Option<PathBuf>,
 }
 
@@ -140,6 +153,8 @@ pub struct Args {
 pub enum Command {
     /// Show the statistics of a running, stopped or dead instance.
     Stats(StatsArgs),
+    /// Replace the process of a running instance by a new one.
+    Restart(RestartArgs),
     /// Watch an instance on a live screen.
     Top(TopArgs),
 }
@@ -205,6 +220,7 @@ pub fn parse() -> Args {
 pub fn run(command: &Command) -> ExitCode {
     ExitCode::from(match command {
         Command::Stats(args) => stats::run(args),
+        Command::Restart(args) => restart::run(args),
         Command::Top(args) => top::run(args),
     })
 }
@@ -360,7 +376,12 @@ mod tests {
         let Some(Command::Top(_)) = parse("top --base-id 7 --interval 500ms").unwrap().command else {
             panic!("not top")
         };
+        let Some(Command::Restart(_)) = parse("restart --timeout 5s -- -c o.toml -l debug").unwrap().command
+        else {
+            panic!("not restart")
+        };
         for line in [
+            "restart -c o.toml",
             "stats --filter (",
             "stats --watch 0",
             "stats --format xml",

@@ -92,7 +92,7 @@ pub fn run(args: &StatsArgs) -> u8 {
 }
 
 /// Prints; `false` if nobody reads it any more, which is no error.
-fn print(text: &str) -> io::Result<bool> {
+pub(super) fn print(text: &str) -> io::Result<bool> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => Ok(true),

@@ -160,6 +160,12 @@ impl Link {
         self.offered = sockets;
     }
 
+    /// Sockets that are bound to these addresses are nobody's any more. A copy would keep them open, and have them take
+    /// connections that nobody serves.
+    pub(super) fn withdraw(&mut self, addresses: &[String]) {
+        self.offered.retain(|passed| !addresses.contains(&passed.described.bound_address));
+    }
+
     /// All workers accept; the process before may close these sockets.
     pub(super) fn accepting(&mut self, workers: u32, released: Vec<String>) {
         self.up(child::Event::WorkersAccepting { workers, released });

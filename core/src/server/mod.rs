@@ -10,7 +10,7 @@ mod running;
 mod successor;
 mod workers;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -276,15 +276,7 @@ fn link_options(options: &Options, base_id: u32) -> Result<Option<LinkOptions>, 
     if restart.disabled {
         return Ok(None);
     }
-    let address = match &restart.socket_path {
-        Some(path) => ouro_restart::Address::from_option(path, base_id),
-        None => {
-            let directory = ouro_restart::address::socket_directory_of_this_process();
-            ouro_restart::address::prepare_directory(&directory, nix::unistd::geteuid().as_raw())
-                .map_err(|error| format!("no place for the restart socket: {error}"))?;
-            ouro_restart::Address::in_directory(&directory, base_id)
-        }
-    };
+    let address = restart_address(restart.socket_path.as_deref(), base_id)?;
     let mut identity =
         ouro_restart::Identity::new(env!("CARGO_PKG_VERSION"), ouro_shm::LAYOUT_VERSION, base_id);
     identity.capabilities.push(ouro_restart::message::CAPABILITY_PARCELS.into());
@@ -301,6 +293,20 @@ fn link_options(options: &Options, base_id: u32) -> Result<Option<LinkOptions>, 
             parent_shutdown_ms: restart.parent_shutdown_time_s.saturating_mul(1000),
         },
     }))
+}
+
+/// Where the processes of an instance meet: as `--socket-path` says, or in a private directory, which is created.
+///
+/// # Errors
+/// Why the directory cannot be used, in words.
+pub fn restart_address(socket_path: Option<&OsStr>, base_id: u32) -> Result<ouro_restart::Address, String> {
+    if let Some(path) = socket_path {
+        return Ok(ouro_restart::Address::from_option(path, base_id));
+    }
+    let directory = ouro_restart::address::socket_directory_of_this_process();
+    ouro_restart::address::prepare_directory(&directory, nix::unistd::geteuid().as_raw())
+        .map_err(|error| format!("no place for the restart socket: {error}"))?;
+    Ok(ouro_restart::Address::in_directory(&directory, base_id))
 }
 
 /// The version that must agree for a hot restart: that of the protocol and that of the segment.

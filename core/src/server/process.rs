@@ -14,7 +14,7 @@ use super::link::{Link, Operator, Todo};
 use super::listen::Passed;
 use super::notify;
 use super::running::{Prepared, Running};
-use super::successor::{self, CommandLine, Successor};
+use super::successor::{self, CommandLine, Launch, Successor};
 use super::workers::Event;
 use super::{DONE, DrainStrategy, FAILED, Surroundings, after, fail};
 use crate::control::access_log::Job;
@@ -60,7 +60,7 @@ enum Wake {
     Reopen,
     Deadline,
     Look,
-    SuccessorEnded(String),
+    SuccessorFailed(String),
 }
 
 /// See the module.
@@ -77,6 +77,8 @@ pub(super) struct Process<'a> {
     /// Workers that run, and workers that have not yet said that they have stopped accepting.
     alive: usize,
     pausing: usize,
+    /// Workers that have not yet said that they have closed the listeners that are given up.
+    releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
     /// Connections at the commit.
@@ -107,6 +109,7 @@ impl<'a> Process<'a> {
             epoch: 0,
             alive: 0,
             pausing: 0,
+            releasing: 0,
             draining: None,
             at_commit: 0,
             stopping: false,
@@ -138,7 +141,7 @@ impl<'a> Process<'a> {
             }
         }
         if let Some(successor) = self.successor.take() {
-            successor.report(self.epoch, Err("the process that was to be replaced has been stopped"));
+            successor.report(self.epoch, Err("the process that was to be replaced has ended"));
         }
         if let Some(running) = self.running.take() {
             running.end().await;
@@ -169,9 +172,9 @@ impl<'a> Process<'a> {
                 None => std::future::pending().await,
             }
         };
-        let ended = async {
+        let failed = async {
             match successor {
-                Some(successor) => successor.ended().await,
+                Some(successor) => successor.failed().await,
                 None => std::future::pending().await,
             }
         };
@@ -183,7 +186,7 @@ impl<'a> Process<'a> {
             _ = signals.interrupt.recv() => Wake::Stop,
             _ = signals.restart.recv() => Wake::Restart,
             _ = signals.reopen.recv() => Wake::Reopen,
-            why = ended => Wake::SuccessorEnded(why),
+            why = failed => Wake::SuccessorFailed(why),
             () = at(*deadline) => Wake::Deadline,
             () = at(look) => Wake::Look,
         }
@@ -213,7 +216,17 @@ impl<'a> Process<'a> {
                 self.deadline = None;
             }
             Wake::Look => self.look(),
-            Wake::SuccessorEnded(why) => self.on_successor_failed(&why),
+            Wake::SuccessorFailed(why) => {
+                // What it has said itself came before its end, and is a better reason.
+                while let Some(todo) = self.next_todo() {
+                    if let Some(code) = self.act(todo).await {
+                        return Some(code);
+                    }
+                }
+                if self.successor.is_some() {
+                    self.on_successor_failed(&why);
+                }
+            }
         }
         None
     }
@@ -235,6 +248,10 @@ impl<'a> Process<'a> {
                         link.accept_stopped(left);
                     }
                 }
+            }
+            Some(Event::Released) => {
+                self.releasing = self.releasing.saturating_sub(1);
+                self.look();
             }
             Some(Event::Ready | Event::Paused) => {}
             None => return Some(fail("all workers are gone")),
@@ -274,11 +291,13 @@ impl<'a> Process<'a> {
             }
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
-                (self.draining, self.pausing) = (None, 0);
+                (self.draining, self.pausing, self.releasing) = (None, 0, 0);
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
-                notify::ready("serves again: the successor has failed");
+                if !self.stopping {
+                    notify::ready("serves again: the successor has failed");
+                }
             }
             Todo::BeginDrain { drain, live } => self.begin_drain(drain, live),
             Todo::TakeParcels { worker, channel } => {
@@ -344,7 +363,9 @@ impl<'a> Process<'a> {
         notify::reloading();
         let arguments = request.filter(|request| request.replaces_arguments).map(|request| request.arguments);
         let Surroundings { options, base_id, .. } = self.surroundings;
-        match Successor::start(&self.command_line, options, *base_id, arguments.as_deref()) {
+        let socket_path = options.restart.socket_path.as_deref();
+        let started = Launch::new(&self.command_line, arguments, *base_id, socket_path);
+        match started.and_then(Successor::start) {
             Ok(mut successor) => {
                 successor.tell(operator);
                 self.successor = Some(successor);
@@ -361,6 +382,10 @@ impl<'a> Process<'a> {
     fn begin_drain(&mut self, drain: DrainListeners, live: Option<PeerId>) {
         let (Some(running), Some(link)) = (&self.running, &mut self.link) else { return };
         self.at_commit = running.workers.connections() as u64;
+        if !drain.released.is_empty() {
+            link.withdraw(&drain.released);
+            self.releasing = self.alive;
+        }
         running.release(drain.released);
         let mut moving = live.is_some();
         for worker in 0..running.workers.len() {
@@ -378,18 +403,20 @@ impl<'a> Process<'a> {
     }
 
     fn on_successor_failed(&mut self, why: &str) {
-        tracing::error!(why, "the successor has failed; this process serves on");
+        tracing::error!("the successor has failed; this process serves on: {why}");
         if let Some(successor) = self.successor.take() {
             successor.report(self.epoch.saturating_add(1), Err(why));
         }
-        notify::ready("serves on: the successor has failed");
+        if !self.stopping {
+            notify::ready("serves on: the successor has failed");
+        }
     }
 
     /// Looks how many connections are left.
     fn look(&mut self) {
         let left = self.connections();
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        if left == 0 {
+        if left == 0 && self.releasing == 0 {
             self.draining = None;
             link.drained(self.at_commit);
         } else if reported.elapsed() >= DRAIN_REPORT {
@@ -439,6 +466,12 @@ impl<'a> Process<'a> {
         }
         self.stopping = true;
         notify::stopping();
+        if let Some(successor) = self.successor.take() {
+            // It would find nobody any more, and start cold.
+            successor.stop();
+            successor
+                .report(self.epoch.saturating_add(1), Err("the process that was to be replaced is stopped"));
+        }
         if let Some(link) = &mut self.link {
             link.stopping();
         }

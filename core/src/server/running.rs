@@ -106,7 +106,7 @@ impl Running {
             .map_err(|error| format!("a worker cannot be started: {error}"))?;
         for _ in 0..options.workers {
             match events.recv().await {
-                Some(Event::Ready | Event::Paused) => {}
+                Some(Event::Ready | Event::Paused | Event::Released) => {}
                 Some(Event::Ended(Err(error))) => return Err(error),
                 Some(Event::Ended(Ok(()))) | None => return Err("a worker ended while starting".into()),
             }

@@ -44,6 +44,7 @@ impl Acceptance {
         // The limit that it waits for.
         let mut full = None;
         let address = acceptor.local_address();
+        self.shared.bound.borrow_mut().push(address.clone());
         // Accepting is stopped for the time being, and the server knows.
         let mut is_paused = false;
         loop {
@@ -115,8 +116,15 @@ impl Acceptance {
                 ring.wait(NEVER).await;
             }
         }
-        self.finish(&acceptor, waiting).await;
+        let is_ours = !self.shared.queues_are_anothers.get() || self.is_released(&address);
+        self.finish(&acceptor, waiting, is_ours).await;
         drop(acceptor);
+        {
+            let mut bound = self.shared.bound.borrow_mut();
+            let own = bound.iter().position(|other| *other == address);
+            own.map(|own| bound.swap_remove(own));
+        }
+        self.shared.released_one();
         if is_paused {
             self.shared.paused.set(self.shared.paused.get() - 1);
         }
@@ -130,8 +138,9 @@ impl Acceptance {
         self.shared.released.borrow().as_ref().is_some_and(|released| released.contains(address))
     }
 
-    /// Serves what had been accepted, by the ring or by the kernel, when accepting ended.
-    async fn finish(&self, acceptor: &Acceptor, waiting: Option<OwnedFd>) {
+    /// Serves what the ring had accepted when accepting ended, and what the kernel had if the queue is ours: another
+    /// process that accepts from it would miss what is taken here.
+    async fn finish(&self, acceptor: &Acceptor, waiting: Option<OwnedFd>, queue_is_ours: bool) {
         let ring = &self.shared.context.ring;
         acceptor.pause();
         while !acceptor.is_idle() {
@@ -141,7 +150,9 @@ impl Acceptance {
         while let Some(accepted) = acceptor.take() {
             rest.extend(accepted.ok());
         }
-        rest.extend(acceptor.drain_queue());
+        if queue_is_ours {
+            rest.extend(acceptor.drain_queue());
+        }
         for fd in rest {
             match self.gate.admit() {
                 Ok(permit) => self.start(fd, permit),

@@ -44,6 +44,7 @@ pub enum Message {
     /// Take connections from the process before on this channel.
     TakeParcels(Box<ouro_restart::Connection>),
     /// Serve what waits in the queues of these listeners, by the addresses that they are bound to, and close them.
+    /// [`Report::Released`] says when that is done.
     Release(Arc<HashSet<String>>),
     /// Tell clients with the next responses on their connections to come back elsewhere: all of them at once, or with a
     /// chance that grows to certainty over this time; `None`: no more.
@@ -63,6 +64,8 @@ pub enum Report {
     Ready,
     /// It accepts nothing any more, after [`Message::Pause`].
     Paused,
+    /// The queues of all listeners of a [`Message::Release`] are empty, and these are closed.
+    Released,
 }
 
 /// Connections of the whole process and of each listener; shared by all workers, touched once per connection.
@@ -140,6 +143,8 @@ impl Worker {
             accepting: Cell::new(0),
             accepts: Cell::new(Accepts::All),
             paused: Cell::new(0),
+            queues_are_anothers: Cell::new(false),
+            bound: RefCell::default(),
             released: RefCell::default(),
             report: Box::new(report),
             mover: RefCell::default(),
@@ -213,6 +218,10 @@ struct Shared {
     accepts: Cell<Accepts>,
     /// Accept loops that have stopped for the time being.
     paused: Cell<usize>,
+    /// Another process accepts from the same sockets: what waits in their queues is its.
+    queues_are_anothers: Cell<bool>,
+    /// Addresses that accept loops, those that still run, are bound to.
+    bound: RefCell<Vec<String>>,
     /// Addresses of listeners that are given up.
     released: RefCell<Option<Arc<HashSet<String>>>>,
     report: Box<dyn Fn(Report)>,
@@ -241,6 +250,17 @@ impl Shared {
     fn accepting_stopped(&self) {
         if self.accepts.get() == Accepts::Paused && self.paused.get() >= self.accepting.get() {
             (self.report)(Report::Paused);
+        }
+    }
+
+    /// An accept loop has ended, or some are to: the last one whose listener is given up tells the server.
+    fn released_one(&self) {
+        let mut released = self.released.borrow_mut();
+        let remains = |set: &Arc<HashSet<String>>| self.bound.borrow().iter().any(|at| set.contains(at));
+        if released.as_ref().is_some_and(|set| !remains(set)) {
+            *released = None;
+            drop(released);
+            (self.report)(Report::Released);
         }
     }
 
@@ -293,16 +313,19 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 }
                 Message::Pause => {
                     shared.accepts.set(Accepts::Paused);
+                    shared.queues_are_anothers.set(true);
                     ring.wake_all();
                     shared.accepting_stopped();
                 }
                 Message::Resume => {
                     shared.accepts.set(Accepts::All);
+                    shared.queues_are_anothers.set(false);
                     ring.wake_all();
                 }
                 Message::Release(addresses) => {
                     *shared.released.borrow_mut() = Some(addresses);
                     ring.wake_all();
+                    shared.released_one();
                 }
                 Message::HandOver(channel) => {
                     let number = shared.attempts.replace(shared.attempts.get() + 1);

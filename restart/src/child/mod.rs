@@ -9,6 +9,7 @@
 //! - Whenever the parent says that it serves (again), this process drains and ends.
 
 mod events;
+mod farewell;
 mod phase;
 
 pub use events::{Action, ConnectFailure, Event, Options};
@@ -171,7 +172,9 @@ impl Child {
 
     fn nobody(&self, why: &str) -> String {
         let epoch = self.options.epoch.unwrap_or(0);
-        format!("restart epoch {epoch} was asked for, but nobody answers to take over from: {why}")
+        format!(
+            "restart epoch {epoch} was asked for, but nobody answers to take over from: {why} (epoch 0 or \"auto\" starts without)"
+        )
     }
 
     fn prepare_cold(&mut self, epoch: u32) {
@@ -453,55 +456,6 @@ impl Child {
         if std::mem::take(&mut self.parent_is_done) {
             self.on_handover_done(now);
         }
-    }
-
-    fn on_handover_done(&mut self, now: u64) {
-        if let Phase::LastState { .. } = self.phase {
-            // The last state comes first.
-            self.parent_is_done = true;
-            return;
-        }
-        let wants_totals = self.wants_totals();
-        let until = now.saturating_add(self.deadlines.step_ms);
-        match &mut self.phase {
-            Phase::Serving(serving) if wants_totals && serving.last_totals.is_none() => {
-                serving.last_totals = Some(0);
-                serving.until = until;
-                self.blobs = Assembler::default();
-                self.request(Totals { cursor: 0 });
-            }
-            Phase::Serving(_) => self.dismiss(now),
-            _ => self.stray("HandoverDone"),
-        }
-    }
-
-    /// Tells the parent to end.
-    fn dismiss(&mut self, now: u64) {
-        let until = now.saturating_add(self.deadlines.goodbye_ms);
-        if let Phase::Serving(serving) = &mut self.phase {
-            serving.told_to_end = true;
-            serving.until = until;
-            self.request(TerminateParent {});
-        }
-    }
-
-    fn on_terminated(&mut self, now: u64) {
-        match self.phase {
-            // Said on purpose by a parent that has stopped accepting, so nobody else serves.
-            Phase::Committing { .. } | Phase::LastState { .. } => {
-                self.close();
-                self.take_over(now, false);
-                self.out.push(Action::ParentEnded);
-            }
-            Phase::Serving(_) => self.parent_ended("the old process has ended"),
-            _ => self.stray("Terminated"),
-        }
-    }
-
-    fn parent_ended(&mut self, text: &str) {
-        self.log(Level::Info, text.to_owned());
-        self.close();
-        self.out.push(Action::ParentEnded);
     }
 
     fn on_error(&mut self, now: u64, error: &Error) {

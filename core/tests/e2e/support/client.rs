@@ -28,11 +28,7 @@ impl Client {
         match TcpStream::connect_timeout(&address, DEADLINE) {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("cannot connect to {address}: {error}"),
-            Ok(stream) => {
-                // Fails when the reset has come meanwhile, which reading tells.
-                let _ = stream.set_nodelay(true);
-                Some(Self { wire: Wire::new(stream) })
-            }
+            Ok(stream) => Some(Self { wire: Wire::new(Socket::new(stream)) }),
         }
     }
 

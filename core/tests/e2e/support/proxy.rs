@@ -39,6 +39,7 @@ pub(crate) struct Builder {
     dir: TempDir,
     base_id: Arc<BaseId>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -50,6 +51,7 @@ impl Builder {
             dir: TempDir::new(),
             base_id: Arc::new(BaseId::new()),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -77,6 +79,12 @@ impl Builder {
         self
     }
 
+    /// A variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// The directory that `{dir}` in the configuration stands for.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -98,7 +106,7 @@ impl Builder {
         let concurrency = self.concurrency.to_string();
         let args = ["-c", file.to_str().unwrap(), "--concurrency", &concurrency];
         let mut command = command(self.open_files, &self.base_id);
-        command.args(args).args(&self.arguments);
+        command.args(args).args(&self.arguments).envs(self.environment);
         Proxy::spawn(command, self.dir, text, self.base_id).ready()
     }
 }

@@ -1,0 +1,206 @@
+//! Processes that are not there: the test speaks the restart protocol itself, as far as it likes.
+
+use std::os::fd::AsRawFd;
+
+use ouro_restart::message::{
+    ChildReady, DrainListeners, Hello, HelloReply, ListenSocket, ListenSockets, Message, State,
+};
+use ouro_restart::transport::{Received, TransportError};
+use ouro_restart::{Connection, Frame, Identity, Listener};
+
+use crate::instance::Instance;
+use crate::support::{DEADLINE, eventually};
+
+/// A step of a child, after which something may happen to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    Connected,
+    Hello,
+    ListenSockets,
+    State,
+    Ready,
+    Committed,
+    LastState,
+}
+
+impl Step {
+    pub(crate) const BEFORE_COMMIT: [Self; 5] =
+        [Self::Connected, Self::Hello, Self::ListenSockets, Self::State, Self::Ready];
+    pub(crate) const AFTER_COMMIT: [Self; 2] = [Self::Committed, Self::LastState];
+}
+
+/// One end of a connection of the restart protocol.
+pub(crate) struct Peer {
+    pub(crate) connection: Connection,
+    request_id: u32,
+}
+
+impl Peer {
+    /// A child without a process.
+    #[track_caller]
+    pub(crate) fn child(instance: &Instance) -> Self {
+        let connection = Connection::connect(&instance.address()).unwrap_or_else(|(_, why)| panic!("{why}"));
+        Self { connection, request_id: 0 }
+    }
+
+    /// Goes through the steps up to this one; what was handed over.
+    #[track_caller]
+    pub(crate) fn go_to(&mut self, instance: &Instance, step: Step) -> Vec<(ListenSocket, Received)> {
+        let mut sockets = Vec::new();
+        if step >= Step::Hello {
+            self.request(hello(instance));
+            self.expect("HelloReply");
+        }
+        if step >= Step::ListenSockets {
+            let mut cursor = 0;
+            loop {
+                self.request(ListenSockets { cursor });
+                let received = self.expect("ListenSocketsReply");
+                let Message::ListenSocketsReply(reply) = &received.frame.message else { unreachable!() };
+                assert_eq!(reply.sockets.len(), received.fds.len());
+                let (more, next, first) = (reply.more, reply.next, reply.sockets.first().cloned());
+                sockets.extend(first.map(|first| (first, received)));
+                if !more {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        if step >= Step::State {
+            self.request(State { cursor: 0 });
+            self.expect("StateReply");
+        }
+        if step >= Step::Ready {
+            self.send(0, ChildReady { workers: 1 });
+        }
+        if step >= Step::Committed {
+            self.request(DrainListeners {
+                drain_ms: 0,
+                parent_shutdown_ms: 60_000,
+                live: false,
+                released: Vec::new(),
+            });
+            self.expect("DrainListenersReply");
+        }
+        if step >= Step::LastState {
+            self.request(State { cursor: 0 });
+            self.expect("StateReply");
+        }
+        sockets
+    }
+
+    pub(crate) fn send(&mut self, request_id: u32, message: impl Into<Message>) {
+        let _ = self.connection.send(&Frame::new(request_id, message), &[]);
+    }
+
+    pub(crate) fn request(&mut self, message: impl Into<Message>) {
+        self.request_id += 1;
+        self.send(self.request_id, message);
+    }
+
+    /// Sends bytes that need not be a frame.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) {
+        use std::os::fd::AsFd;
+        let fd = self.connection.as_fd().as_raw_fd();
+        let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+        nix::sys::socket::send(fd, bytes, flags).unwrap();
+    }
+
+    /// The next frame, be it what it may.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Result<Received, TransportError> {
+        let mut found = None;
+        eventually("a frame comes", || {
+            let _ = self.connection.wait(100);
+            found = self.connection.receive().transpose();
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// The next frame that is neither Ping nor progress, which has to be of this kind. Pings are answered.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, name: &str) -> Received {
+        loop {
+            let received = self.next().unwrap_or_else(|error| panic!("{name} expected: {error}"));
+            match &received.frame.message {
+                Message::Ping(_) => {
+                    let id = received.frame.request_id;
+                    self.send(id, ouro_restart::message::Pong {});
+                }
+                Message::ParentProgress(_) => {}
+                message if message.name() == name => return received,
+                message => panic!("{name} expected, not {message:?}"),
+            }
+        }
+    }
+
+    /// Waits until the other side has hung up; what it has said last.
+    #[track_caller]
+    pub(crate) fn expect_gone(&mut self) -> Option<Message> {
+        let mut last = None;
+        loop {
+            match self.next() {
+                Ok(received) => last = Some(received.frame.message),
+                Err(_) => return last,
+            }
+        }
+    }
+}
+
+/// What a child of the next epoch says.
+pub(crate) fn hello(instance: &Instance) -> Hello {
+    identity(instance).hello()
+}
+
+pub(crate) fn identity(instance: &Instance) -> Identity {
+    Identity::new("0.0.0-test", ouro_shm::LAYOUT_VERSION, instance.base_id().0)
+}
+
+/// A parent without a process: listens at the restart socket.
+pub(crate) struct FakeParent {
+    listener: Listener,
+}
+
+impl FakeParent {
+    pub(crate) fn new(instance: &Instance) -> Self {
+        Self { listener: Listener::bind(&instance.address(), 0o600).unwrap() }
+    }
+
+    /// Waits for a child.
+    #[track_caller]
+    pub(crate) fn accept(&self) -> Peer {
+        let mut found = None;
+        eventually("a child connects", || {
+            found = self.listener.accept().unwrap();
+            found.is_some()
+        });
+        Peer { connection: found.unwrap(), request_id: 0 }
+    }
+
+    /// What a parent of epoch 4 answers.
+    pub(crate) fn reply(instance: &Instance) -> HelloReply {
+        HelloReply {
+            program_version: "0.0.0-test".into(),
+            protocol_min: 1,
+            protocol_max: 1,
+            protocol: 1,
+            layout_version: ouro_shm::LAYOUT_VERSION,
+            hot_restart_version: identity(instance).hot_restart_version,
+            epoch: 4,
+            child_epoch: 5,
+            pid: std::process::id(),
+            capabilities: Vec::new(),
+            base_id: instance.base_id().0,
+            busy: false,
+            elder: false,
+        }
+    }
+
+    /// Whether somebody connects within the time that anything may take.
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    pub(crate) const PATIENCE: std::time::Duration = DEADLINE;
+}

@@ -1,0 +1,16 @@
+//! Hot restarts with real processes: nothing is refused, lost or counted wrong, whoever fails at whatever step.
+//!
+//! [`instance`] starts processes, [`load`] are strict clients that write down every failure, [`fake`] speaks the restart
+//! protocol for a process that is not there. The rest is one module per subject.
+
+// Helpers of tests may panic as tests do, and the numbers they cast are small.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+
+mod fake;
+mod instance;
+mod load;
+mod steady;
+// Shared with the end-to-end tests; not everything of it is needed here.
+#[path = "../e2e/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod support;

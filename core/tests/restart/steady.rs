@@ -1,0 +1,148 @@
+//! Restart after restart under load: no failure, and every counter equals what clients and origin have counted.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::instance::{Instance, Process};
+use crate::load::{Echo, Load};
+use crate::support::stats::{expect, expect_nothing_active};
+use crate::support::{Config, free_address};
+
+/// An HTTP listener `web` and a TCP listener `raw` on known ports.
+fn two_listeners(http: &Echo, tcp: &Echo) -> (String, SocketAddr, SocketAddr) {
+    let (web, raw) = (free_address(), free_address());
+    let text = Config::to([http.addr()])
+        .listener(&format!("address = \"{web}\""))
+        .extra(&format!(
+            "[[listeners]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\ncluster = \"relay\"\n\
+             [[clusters]]\nname = \"relay\"\nendpoints = [\"{}\"]\n",
+            tcp.addr()
+        ))
+        .http();
+    (text, web, raw)
+}
+
+/// Lets `count` processes follow each other, each `pause` after the one before; the last.
+fn follow(instance: &Instance, mut newest: Process, from: u32, count: u32, pause: Duration) -> Process {
+    let mut older = Vec::new();
+    for epoch in from..from + count {
+        // What the load does in the meantime is what this is about.
+        std::thread::park_timeout(pause);
+        let next = instance.start(&epoch.to_string());
+        older.push(std::mem::replace(&mut newest, next));
+        older.retain(Process::is_running);
+    }
+    for process in older {
+        process.expect_exit(0, "stopped");
+    }
+    newest
+}
+
+fn many_restarts(clients: usize, fast: u32, slow: u32, pause: Duration) {
+    let (http, tcp) = (Echo::http(), Echo::tcp());
+    let (config, web, raw) = two_listeners(&http, &tcp);
+    let instance = Instance::new(&config)
+        .options("--concurrency 2 --drain-strategy immediate --drain-time-s 1 --parent-shutdown-time-s 60");
+    let first = instance.start("0");
+    let load = Load::new().keep_alive(clients, web).short(clients.div_ceil(3), web).bodies(2, web);
+    load.flow(20);
+    // Relays live in the process that accepted them, hence one process more at the end.
+    let newest = follow(&instance, first, 1, 3, Duration::from_millis(100));
+    let early = newest.size();
+    let newest = follow(&instance, newest, 4, fast - 3, Duration::from_millis(100));
+    let newest = follow(&instance, newest, fast + 1, slow, pause);
+    let late = newest.size();
+    let seen = load.end_well();
+
+    instance.expect_only(newest.pid());
+    assert_eq!(instance.sockets(), [instance.socket().file_name().unwrap().to_str().unwrap()]);
+    let (requests, connections) = (seen.requests(), seen.connections());
+    println!("{requests} requests, {connections} connections, {} restarts", fast + slow);
+    expect_nothing_active(instance.base_id());
+    assert_eq!(http.requests(), requests);
+    expect(
+        instance.base_id(),
+        &[
+            ("listener.web.downstream_cx_total", connections),
+            ("listener.web.downstream_cx_destroy", connections),
+            ("http.web.downstream_cx_total", connections),
+            ("http.web.downstream_rq_total", requests),
+            ("http.web.downstream_rq_completed", requests),
+            ("http.web.downstream_rq_2xx", requests),
+            ("cluster.origin.upstream_rq_total", requests),
+            ("cluster.origin.upstream_rq_completed", requests),
+            ("cluster.origin.upstream_rq_200", requests),
+            ("cluster.origin.upstream_cx_total", http.connections()),
+        ],
+    );
+    println!("descriptors and KiB after 3 restarts {early:?}, at the end {late:?}");
+    assert!(late.0 <= early.0 + 2 * clients + 20, "descriptors: {} after {}", late.0, early.0);
+    assert!(late.1 <= early.1 * 3 / 2 + 8192, "memory: {} KiB after {} KiB", late.1, early.1);
+    assert_eq!(newest.is_running(), true);
+    newest.stop();
+    assert!(instance.sockets().is_empty(), "{:?}", instance.sockets());
+    let _ = raw;
+}
+
+#[test]
+fn nothing_is_lost_and_everything_is_counted_over_many_restarts() {
+    many_restarts(6, 30, 3, Duration::from_secs(1));
+}
+
+#[test]
+#[ignore = "takes minutes: the numbers of the issue"]
+fn two_hundred_restarts_under_a_hundred_clients() {
+    many_restarts(100, 200, 20, Duration::from_secs(2));
+}
+
+#[test]
+fn relays_stay_where_they_are_while_processes_follow_each_other() {
+    let (http, tcp) = (Echo::http(), Echo::tcp());
+    let (config, web, raw) = two_listeners(&http, &tcp);
+    let instance = Instance::new(&config).options("--concurrency 1 --drain-strategy immediate");
+    let mut processes = vec![instance.start("0")];
+    let load = Load::new().tcp(2, raw).keep_alive(2, web);
+    load.flow(20);
+    for epoch in 1..=4 {
+        processes.push(instance.start(&epoch.to_string()));
+        load.flow(20);
+    }
+    // The relays of the first process keep it, and only it.
+    for process in &processes[1..4] {
+        process.expect_exit(0, "stopped");
+    }
+    assert!(processes[0].is_running());
+    load.end_well();
+    processes[0].expect_exit(0, "stopped");
+    instance.expect_only(processes[4].pid());
+    processes[4].signal(Signal::SIGTERM);
+    processes[4].expect_exit(0, "stopped");
+}
+
+#[test]
+fn taking_over_is_quick() {
+    let http = Echo::http();
+    let mut config = Config::to([http.addr()]);
+    let addresses: Vec<SocketAddr> = (0..10).map(|_| free_address()).collect();
+    config = config.listener(&format!("address = \"{}\"", addresses[0]));
+    for (n, address) in addresses.iter().enumerate().skip(1) {
+        config = config.extra(&format!(
+            "[[listeners]]\nname = \"l{n}\"\naddress = \"{address}\"\nprotocol = \"tcp\"\ncluster = \"origin\"\n"
+        ));
+    }
+    let instance = Instance::new(&config.http()).options("--concurrency 2");
+    let mut processes = vec![instance.start("0")];
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let begun = std::time::Instant::now();
+        let next = instance.spawn("auto", "");
+        processes.last().unwrap().wait_log("serves from here on");
+        times.push(begun.elapsed());
+        next.wait_log("ready");
+        processes.push(next);
+    }
+    println!("from spawn to commit: {times:?}");
+    assert!(times.iter().all(|time| *time < Duration::from_secs(2)), "{times:?}");
+}
