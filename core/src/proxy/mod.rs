@@ -19,7 +19,7 @@ pub mod tcp;
 pub use access_log::{Deliver, LogBuffer, Record};
 pub use context::{Context, Farewell, Full, Gate, HttpService, Permit, TcpService};
 
-pub use parcel::SessionParcel;
+pub use parcel::{IdleParcel, SessionParcel};
 
 use crate::base::clock::Millis;
 use crate::ring::{Ring, Socket};

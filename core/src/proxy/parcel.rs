@@ -5,9 +5,10 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::base::clock::Millis;
 use crate::config::model::Address;
 use crate::ring::{Socket, SocketState};
-use crate::upstream::{Connection, Lease};
+use crate::upstream::{Connection, IdleConnection, Lease};
 
 use super::context::Context;
 use super::http1::{ClosingParcel, ExchangeParcel};
@@ -40,6 +41,20 @@ pub struct SessionParcel {
     /// How long ago the session began, milliseconds.
     #[prost(uint64, tag = "8")]
     pub age_ms: u64,
+}
+
+/// An idle connection to an endpoint.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct IdleParcel {
+    /// The connection; its descriptor is the only one.
+    #[prost(message, optional, tag = "1")]
+    pub up: Option<UpstreamParcel>,
+    /// Requests that it has served.
+    #[prost(uint32, tag = "2")]
+    pub requests: u32,
+    /// How long it has been idle, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub idle_ms: u64,
 }
 
 /// A socket.
@@ -162,6 +177,36 @@ impl RelayParcel {
 
     pub(super) fn downward(self) -> Direction {
         Direction { ended: self.downward_ended, bytes: self.downward_bytes }
+    }
+}
+
+impl IdleParcel {
+    /// An idle connection in which nothing is in flight.
+    #[must_use]
+    pub fn of(idle: &IdleConnection, now: Millis) -> Self {
+        Self {
+            up: Some(UpstreamParcel::of(&idle.connection, &idle.cluster, &idle.endpoint)),
+            requests: idle.requests,
+            idle_ms: now.saturating_sub(idle.since),
+        }
+    }
+
+    /// Puts the connection into the pool.
+    ///
+    /// # Errors
+    /// Why it has no place here.
+    pub fn restore(self, context: &Context, fd: Option<OwnedFd>) -> Result<(), String> {
+        let up = self.up.ok_or("it has no connection")?;
+        let cluster = context.upstreams.find(&up.cluster);
+        let cluster = cluster.ok_or_else(|| format!("there is no cluster {} any more", up.cluster))?;
+        let address = parse_address(&up.endpoint).ok_or("its endpoint has no address")?;
+        let lease = cluster.lease(&address).map_err(|error| format!("endpoint {address}: {error}"))?;
+        let state = up.socket.ok_or("it has no socket")?;
+        let socket = context.ring.restore(fd.ok_or("its descriptor is missing")?, &state.into());
+        let connection = lease.endpoint().restore(&context.ring, socket, up.open_us);
+        let since = context.ring.now().saturating_sub(self.idle_ms);
+        cluster.adopt_idle(&lease, connection, self.requests, since);
+        Ok(())
     }
 }
 

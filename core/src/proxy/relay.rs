@@ -41,6 +41,9 @@ impl Direction {
         if !self.ended && from.status().is_eof() {
             self.ended = true;
             to.shutdown_write();
+        }
+        if self.ended {
+            // Asked for each time: the socket may have come from another process since.
             to.wake_when_unsent_below(Some(0));
         }
     }

@@ -91,6 +91,21 @@ impl Upstreams {
         &self.clusters[index]
     }
 
+    /// Takes all idle connections out of the pools, to hand them to another process.
+    #[must_use]
+    pub fn take_idle(&self) -> Vec<IdleConnection> {
+        let mut taken = Vec::new();
+        for cluster in &self.clusters {
+            for endpoint in cluster.endpoints.borrow().iter() {
+                for Idle { connection, since, requests } in endpoint.idle.take() {
+                    let (cluster, endpoint) = (cluster.config.name.clone(), endpoint.address.clone());
+                    taken.push(IdleConnection { cluster, endpoint, connection, since, requests });
+                }
+            }
+        }
+        taken
+    }
+
     /// Closes idle connections that have expired or to which something happened: an idle connection that says
     /// anything, be it only FIN, is of no use.
     pub fn sweep(&self, now: Millis) {
@@ -136,6 +151,20 @@ struct Idle {
     connection: Connection,
     since: Millis,
     requests: u32,
+}
+
+/// A connection on its way from the pool of one process to that of the next.
+pub struct IdleConnection {
+    /// Name of its cluster.
+    pub cluster: String,
+    /// Its endpoint.
+    pub endpoint: Address,
+    /// The connection.
+    pub connection: Connection,
+    /// When it was last used.
+    pub since: Millis,
+    /// Requests that it has served.
+    pub requests: u32,
 }
 
 /// A connection that came from the pool.
@@ -241,6 +270,19 @@ impl Cluster {
             }),
         };
         Ok(Lease::new(endpoint))
+    }
+
+    /// Puts a connection into the pool that was idle in the process before. Closes it where the endpoint is unknown or the
+    /// pool is full.
+    pub fn adopt_idle(&self, lease: &Lease, connection: Connection, requests: u32, since: Millis) {
+        let endpoint = lease.endpoint();
+        let mut idle = endpoint.idle.borrow_mut();
+        let is_known = self.endpoints.borrow().iter().any(|known| Rc::ptr_eq(known, endpoint));
+        if is_known && idle.len() < self.config.max_idle_connections {
+            connection.attach(TaskId::NONE);
+            // Those that were used before this process began are the older ones.
+            idle.push_front(Idle { connection, since, requests });
+        }
     }
 
     /// Puts a connection into the pool, or closes it when it is used up or the pool is full.

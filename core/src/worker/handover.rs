@@ -22,12 +22,13 @@ use crate::base::clock::NEVER;
 use crate::base::limits;
 use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
-use crate::proxy::{Gate, Session, SessionParcel, Step};
+use crate::proxy::{Gate, IdleParcel, Session, SessionParcel, Step};
 use crate::ring::{Link, Ring, Socket, TaskId};
 
 /// Kinds of parcels; a process refuses those that it does not know.
 const TCP: &str = "tcp/1";
 const HTTP1: &str = "http1/1";
+const IDLE: &str = "idle/1";
 
 /// Drives a session to its end, or until another process has taken it. Where it waits the session is complete.
 pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
@@ -76,6 +77,31 @@ async fn move_away(session: &impl Session, mover: &Mover, ring: &Ring) -> bool {
     }
     sockets().for_each(Socket::thaw);
     false
+}
+
+/// Hands over the idle connections of the pools, so that the next process begins warm.
+async fn move_idle(shared: Rc<Shared>, mover: Rc<Mover>) {
+    let ring = shared.context.ring.clone();
+    let idle = shared.context.upstreams.take_idle();
+    for one in &idle {
+        one.connection.attach(ring.current_task());
+        one.connection.freeze();
+    }
+    for one in idle {
+        while !one.connection.is_still() {
+            ring.wait(NEVER).await;
+        }
+        let status = one.connection.status();
+        // One to which anything has happened is of no use to anybody.
+        if status.unread > 0 || status.eof || status.recv_error != 0 || status.link != Link::Connected {
+            continue;
+        }
+        let Ok(fd) = one.connection.copy_fd() else { continue };
+        let parcel = IdleParcel::of(&one, ring.now()).encode_to_vec();
+        if mover.give(IDLE, parcel, vec![fd], &ring).await {
+            one.connection.set_moved();
+        }
+    }
 }
 
 /// The sending side of one worker.
@@ -152,6 +178,7 @@ pub(super) async fn send_parcels(shared: Rc<Shared>, mover: Rc<Mover>, mut conne
     mover.task.set(ring.current_task());
     let _watch = ring.watch(connection.as_fd().as_raw_fd(), ring.current_task());
     ring.wake_all();
+    ring.spawn(move_idle(Rc::clone(&shared), Rc::clone(&mover)));
     let mut unanswered = 0_usize;
     loop {
         match take_answers(&mut connection, &mover, &ring) {
@@ -288,6 +315,11 @@ pub(super) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection)
 
 /// Makes a session of a parcel; what is returned drives it.
 fn restore(shared: &Rc<Shared>, kind: &str, whole: Incomplete) -> Result<Box<dyn FnOnce()>, String> {
+    if kind == IDLE {
+        let parcel = IdleParcel::decode(&*whole.bytes).map_err(|error| error.to_string())?;
+        parcel.restore(&shared.context, whole.fds.into_iter().next())?;
+        return Ok(Box::new(|| ()));
+    }
     let parcel = SessionParcel::decode(&*whole.bytes).map_err(|error| error.to_string())?;
     let doors = shared.doors.borrow();
     let door = doors.iter().find(|door| door.listener == parcel.listener);
