@@ -118,3 +118,14 @@ fn deeply_dotted(text: &str) -> Option<usize> {
     }
     None
 }
+
+/// A cluster with this name, without endpoints of its own, and with every setting at its default: for connections of a
+/// process before whose cluster the configuration does not have any more.
+#[must_use]
+pub fn cluster_of_defaults(name: &str) -> Option<std::sync::Arc<model::Cluster>> {
+    let text = format!(
+        "[[listeners]]\nname = \"l\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\ncluster = {name:?}\n\
+         [[clusters]]\nname = {name:?}\nendpoints = [\"127.0.0.1:1\"]\n"
+    );
+    parse(&text, "defaults").ok()?.clusters.into_iter().next()
+}

@@ -229,8 +229,8 @@ pub(super) fn restore(
     let up = match &parcel.up {
         None => None,
         Some(up) => {
-            let cluster = context.upstreams.find(&up.cluster);
-            let cluster = cluster.ok_or_else(|| format!("there is no cluster {} any more", up.cluster))?;
+            let cluster = context.upstreams.find_or_stand_in(&up.cluster);
+            let cluster = cluster.ok_or_else(|| format!("{:?} is no name of a cluster", up.cluster))?;
             let address = parse_address(&up.endpoint).ok_or("its endpoint has no address")?;
             let lease = cluster.lease(&address).map_err(|error| format!("endpoint {address}: {error}"))?;
             let state = up.socket.clone().ok_or("its origin has no socket")?;

@@ -22,6 +22,7 @@ use self::connection::EndpointStats;
 pub use self::connection::{Connection, RequestOutcome};
 use crate::base::clock::{Micros, Millis, deadline};
 use crate::base::random::Random;
+use crate::config;
 use crate::config::model::{self, Address, ClusterIndex};
 use crate::ring::{Link, Ring, Socket, TaskId};
 use crate::stats::{ClusterScope, EndpointScope};
@@ -46,6 +47,7 @@ pub type Endpoints = Vec<KnownEndpoint>;
 /// All clusters of a worker.
 pub struct Upstreams {
     clusters: Vec<Rc<Cluster>>,
+    stripe: Rc<Stripe>,
 }
 
 impl Upstreams {
@@ -76,13 +78,29 @@ impl Upstreams {
             cluster.set_endpoints(endpoints);
             Rc::new(cluster)
         });
-        Self { clusters: clusters.collect() }
+        Self { clusters: clusters.collect(), stripe: Rc::clone(stripe) }
     }
 
     /// The cluster of this name.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Rc<Cluster>> {
-        self.clusters.iter().find(|cluster| cluster.config.name == name)
+    pub fn find(&self, name: &str) -> Option<Rc<Cluster>> {
+        self.clusters.iter().find(|cluster| cluster.config.name == name).cloned()
+    }
+
+    /// The cluster of this name, or one that stands in for it: a connection from the process before finishes what it has
+    /// begun, whatever has become of its cluster. `None` if that is no name.
+    #[must_use]
+    pub fn find_or_stand_in(&self, name: &str) -> Option<Rc<Cluster>> {
+        self.find(name).or_else(|| {
+            Some(Rc::new(Cluster {
+                config: config::cluster_of_defaults(name)?,
+                stats: Block::detached(),
+                stripe: Rc::clone(&self.stripe),
+                counts_members: false,
+                endpoints: RefCell::default(),
+                round_robin: RefCell::default(),
+            }))
+        })
     }
 
     /// The cluster at a position of the configuration.

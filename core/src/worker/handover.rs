@@ -41,9 +41,11 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
         if let Some(mover) = mover
             && mover.open.get()
             && refused_by != Some(mover.number)
-            && session.prepare_to_move()
+            && mover.enter(ring.current_task())
         {
-            if move_away(session, &mover, &ring).await {
+            let moved = session.prepare_to_move() && move_away(session, &mover, &ring).await;
+            mover.leave(&ring);
+            if moved {
                 session.set_moved();
                 return;
             }
@@ -114,6 +116,10 @@ pub(super) struct Mover {
     /// Who waits for which answer, and the answers that have come.
     waiting: RefCell<HashMap<u64, (TaskId, Option<bool>)>>,
     next: Cell<u64>,
+    /// Sessions that are on their way.
+    moving: Cell<usize>,
+    /// Tasks whose sessions wait for their turn, served as ever meanwhile.
+    turns: RefCell<VecDeque<TaskId>>,
 }
 
 struct Outgoing {
@@ -132,7 +138,36 @@ impl Mover {
             queue: RefCell::default(),
             waiting: RefCell::default(),
             next: Cell::new(1),
+            moving: Cell::new(0),
+            turns: RefCell::default(),
         })
+    }
+
+    /// Whether the session of this task may go now. If not, its task is woken when it may be its turn: a connection must not
+    /// stand still for as long as all others take.
+    fn enter(&self, task: TaskId) -> bool {
+        if self.moving.get() < limits::UNANSWERED_PARCELS {
+            self.moving.set(self.moving.get() + 1);
+            return true;
+        }
+        self.turns.borrow_mut().push_back(task);
+        false
+    }
+
+    /// A session has gone, or stays.
+    fn leave(&self, ring: &Ring) {
+        self.moving.set(self.moving.get() - 1);
+        self.wake_next(ring);
+    }
+
+    /// Wakes as many tasks as there are places. Some may have ended since; the sender looks again.
+    fn wake_next(&self, ring: &Ring) {
+        let free = limits::UNANSWERED_PARCELS.saturating_sub(self.moving.get());
+        let mut turns = self.turns.borrow_mut();
+        for _ in 0..free {
+            let Some(task) = turns.pop_front() else { break };
+            ring.wake(task);
+        }
     }
 
     /// Queues a parcel and waits for the answer.
@@ -200,7 +235,9 @@ pub(super) async fn send_parcels(shared: Rc<Shared>, mover: Rc<Mover>, mut conne
         if !mover.open.get() {
             return;
         }
-        let until = if connection.has_output() { ring.now() + limits::PARCEL_RETRY_MS } else { NEVER };
+        mover.wake_next(&ring);
+        let is_busy = connection.has_output() || !mover.turns.borrow().is_empty();
+        let until = if is_busy { ring.now() + limits::PARCEL_RETRY_MS } else { NEVER };
         ring.wait(until).await;
     }
 }

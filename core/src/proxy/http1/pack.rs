@@ -257,8 +257,8 @@ impl Exchange {
         let cluster = match &*parcel.cluster {
             "" => None,
             name => {
-                let found = context.upstreams.find(name);
-                Some(found.cloned().ok_or_else(|| format!("there is no cluster {name} any more"))?)
+                let found = context.upstreams.find_or_stand_in(name);
+                Some(found.ok_or_else(|| format!("{name:?} is no name of a cluster"))?)
             }
         };
         let buffer = |bytes: Vec<u8>| {
