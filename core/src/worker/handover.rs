@@ -36,12 +36,14 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
     session.attach();
     // The attempt that has left the session here.
     let mut refused_by = None;
+    // Set while the session waits for its turn to go.
+    let queued = Rc::default();
     while let Step::Wait(deadline) = session.advance() {
         let mover = shared.mover.borrow().clone();
         if let Some(mover) = mover
             && mover.open.get()
             && refused_by != Some(mover.number)
-            && mover.enter(ring.current_task())
+            && mover.enter(ring.current_task(), &queued)
         {
             let moved = session.prepare_to_move() && move_away(session, &mover, &ring).await;
             mover.leave(&ring);
@@ -119,7 +121,7 @@ pub(super) struct Mover {
     /// Sessions that are on their way.
     moving: Cell<usize>,
     /// Tasks whose sessions wait for their turn, served as ever meanwhile.
-    turns: RefCell<VecDeque<TaskId>>,
+    turns: RefCell<VecDeque<(TaskId, Rc<Cell<bool>>)>>,
 }
 
 struct Outgoing {
@@ -145,12 +147,14 @@ impl Mover {
 
     /// Whether the session of this task may go now. If not, its task is woken when it may be its turn: a connection must not
     /// stand still for as long as all others take.
-    fn enter(&self, task: TaskId) -> bool {
+    fn enter(&self, task: TaskId, queued: &Rc<Cell<bool>>) -> bool {
         if self.moving.get() < limits::UNANSWERED_PARCELS {
             self.moving.set(self.moving.get() + 1);
             return true;
         }
-        self.turns.borrow_mut().push_back(task);
+        if !queued.replace(true) {
+            self.turns.borrow_mut().push_back((task, Rc::clone(queued)));
+        }
         false
     }
 
@@ -165,7 +169,8 @@ impl Mover {
         let free = limits::UNANSWERED_PARCELS.saturating_sub(self.moving.get());
         let mut turns = self.turns.borrow_mut();
         for _ in 0..free {
-            let Some(task) = turns.pop_front() else { break };
+            let Some((task, queued)) = turns.pop_front() else { break };
+            queued.set(false);
             ring.wake(task);
         }
     }
