@@ -19,8 +19,8 @@ Examples:
   ouro restart --base-id 7 --format json
   ouro restart -- -c new.toml -l debug     with other arguments
 
-The successor is started by the process that serves, as its user and with its environment. If it fails, nothing has
-changed. Exit codes: 0 a new process serves, 1 none does, 2 wrong usage.";
+The process that serves starts the new one, as its user and with its environment. If the new one
+fails, nothing has changed. Exit codes: 0 a new process serves, 1 none does, 2 wrong usage.";
 
 /// Shortest and longest `--timeout`.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));

@@ -349,6 +349,13 @@ impl<'a> Process<'a> {
     fn start_successor(&mut self, request: Option<RestartRequest>, operator: Option<Operator>) {
         let refusal = if self.link.is_none() {
             Some("hot restarts are switched off (--disable-hot-restart)")
+        } else if std::process::id() == 1 {
+            Some("this is process 1 of its container, which would end with it: run it under hot-restarter.py")
+        } else if std::env::var_os("RESTART_EPOCH").is_some() {
+            // The script would see its child end, and not know of the successor.
+            Some(
+                "this process was started by a restart script (RESTART_EPOCH is set): send SIGHUP to that one",
+            )
         } else if self.stopping || self.draining.is_some() || self.running.is_none() {
             Some("this process is not the one that serves")
         } else if self.successor.is_some() {

@@ -78,6 +78,7 @@ fn a_keep_alive_connection_is_answered_and_then_sent_away() {
         says_close
     });
     client.expect_eof();
+    drop(client);
     eventually("the old process is gone", || !lives(old));
 }
 

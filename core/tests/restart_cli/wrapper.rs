@@ -96,6 +96,9 @@ fn it_restarts_under_load_and_stops_everything() {
         return;
     };
     let mut pids = vec![wrapper.serving(0)];
+    // A successor that the wrapper does not know of would outlive it, or be killed with the container.
+    send(pids[0], Signal::SIGHUP);
+    wrapper.expect(&["was started by a restart script"]);
     let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(address, &stop, &answered))).collect();

@@ -80,6 +80,7 @@ impl Builder {
     }
 
     /// A variable of the environment.
+    #[allow(dead_code)] // not every test program that shares this needs one
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
