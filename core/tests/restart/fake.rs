@@ -9,7 +9,7 @@ use ouro_restart::transport::{Received, TransportError};
 use ouro_restart::{Connection, Frame, Identity, Listener};
 
 use crate::instance::Instance;
-use crate::support::{DEADLINE, eventually};
+use crate::support::eventually;
 
 /// A step of a child, after which something may happen to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,10 @@ impl Peer {
     #[track_caller]
     pub(crate) fn child(instance: &Instance) -> Self {
         let connection = Connection::connect(&instance.address()).unwrap_or_else(|(_, why)| panic!("{why}"));
+        Self::of(connection)
+    }
+
+    pub(crate) fn of(connection: Connection) -> Self {
         Self { connection, request_id: 0 }
     }
 
@@ -175,7 +179,7 @@ impl FakeParent {
             found = self.listener.accept().unwrap();
             found.is_some()
         });
-        Peer { connection: found.unwrap(), request_id: 0 }
+        Peer::of(found.unwrap())
     }
 
     /// What a parent of epoch 4 answers.
@@ -197,10 +201,8 @@ impl FakeParent {
         }
     }
 
-    /// Whether somebody connects within the time that anything may take.
+    /// The restart socket.
     pub(crate) fn listener(&self) -> &Listener {
         &self.listener
     }
-
-    pub(crate) const PATIENCE: std::time::Duration = DEADLINE;
 }

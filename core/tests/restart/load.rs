@@ -205,8 +205,7 @@ impl HttpClient {
     fn post(&mut self, body: &[u8], seen: &Seen) -> Result<bool, String> {
         self.number += 1;
         let target = format!("/up/{}", self.number);
-        let head =
-            format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
         let sent = self.wire.send(head.as_bytes()).and_then(|()| self.wire.send(body));
         sent.map_err(|failure| format!("request {target}: {failure}"))?;
         self.response(&target, body, seen)
@@ -239,7 +238,8 @@ impl HttpClient {
 }
 
 fn connect(address: SocketAddr) -> Result<Wire, String> {
-    let stream = TcpStream::connect_timeout(&address, DEADLINE).map_err(|error| format!("connect: {error}"))?;
+    let stream =
+        TcpStream::connect_timeout(&address, DEADLINE).map_err(|error| format!("connect: {error}"))?;
     Ok(Wire::new(Socket::new(stream)))
 }
 

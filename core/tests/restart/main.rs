@@ -6,9 +6,11 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod children;
 mod fake;
 mod instance;
 mod load;
+mod parents;
 mod steady;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]
