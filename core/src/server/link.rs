@@ -199,13 +199,21 @@ impl Link {
     pub(super) fn stopping(&mut self) {
         self.offered.clear();
         self.down(parent::Event::Stopping);
-        self.up(child::Event::Stopping);
+        // The instance ends with the process that serves, and with no other.
+        if self.serves || self.parent.is_none() {
+            self.up(child::Event::Stopping);
+        }
         if self.serves
             && let Some(listener) = self.listener.take()
         {
             let _ = listener.inner.remove();
         }
         self.serves = false;
+    }
+
+    /// The process that still drains is to end as well.
+    pub(super) fn stopping_elder(&mut self) {
+        self.up(child::Event::Stopping);
     }
 
     /// Does all that can be done now. Frames come before timers, and the process before us before the one after.

@@ -80,6 +80,11 @@ pub(super) struct Process<'a> {
     releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
+    /// When this process ends although connections are left, once it has been replaced.
+    shutdown_at: Option<Instant>,
+    /// This process has failed and ends; workers that have stopped accepting.
+    failing: bool,
+    failed_workers: usize,
     /// The process has been told to stop.
     stopping: bool,
     /// When what is in flight is cut off.
@@ -108,6 +113,9 @@ impl<'a> Process<'a> {
             pausing: 0,
             releasing: 0,
             draining: None,
+            shutdown_at: None,
+            failing: false,
+            failed_workers: 0,
             stopping: false,
             deadline: None,
             code: DONE,
@@ -226,6 +234,13 @@ impl<'a> Process<'a> {
                     self.tell(|| Message::Stop);
                 }
             }
+            Some(Event::Paused) if self.failing => {
+                self.failed_workers += 1;
+                if self.failed_workers >= self.alive {
+                    self.draining = Some(Instant::now());
+                    self.look();
+                }
+            }
             Some(Event::Paused) if self.pausing > 0 => {
                 self.pausing -= 1;
                 if self.pausing == 0 {
@@ -293,20 +308,41 @@ impl<'a> Process<'a> {
                     running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
                 }
                 self.draining = Some(Instant::now());
+                self.shutdown_at = Some(after(drain.parent_shutdown_ms));
                 self.look();
             }
-            Todo::AttemptFailed { why } => self.on_successor_failed(&why),
+            Todo::AttemptFailed { why } => {
+                if self.draining.is_none() && self.pausing == 0 {
+                    self.tell(|| Message::Look);
+                }
+                self.on_successor_failed(&why);
+            }
             Todo::Exit { why, cut } => {
                 tracing::info!(why, connections = cut, "this process has been replaced and ends");
                 self.draining = None;
-                self.end_soon(LAST_WORDS_MS);
+                // One that is stopped before its time lets requests finish like any other, and passes it on.
+                if let (1.., Some(link)) = (cut, &mut self.link)
+                    && self.shutdown_at.is_some_and(|at| Instant::now() < at)
+                    && !self.stopping
+                {
+                    link.stopping_elder();
+                }
+                let rest = self
+                    .shutdown_at
+                    .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+                let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+                let timeout_ms = self.surroundings.model.server.shutdown_timeout_ms;
+                self.end_soon(rest_ms.min(timeout_ms).max(LAST_WORDS_MS));
             }
             Todo::Fail { why } => {
                 self.code = fail(&why);
-                if self.running.is_none() {
-                    return Some(FAILED);
-                }
-                self.end_soon(self.surroundings.model.server.shutdown_timeout_ms);
+                let Some(running) = &mut self.running else { return Some(FAILED) };
+                // What this process has accepted it serves; the queues are another's, who may not even know of what
+                // the kernel has told this one about.
+                running.stand_back();
+                running.workers.tell(|| Message::Farewell(Some(0)));
+                self.failing = true;
+                self.deadline = Some(after(self.surroundings.model.server.shutdown_timeout_ms));
             }
             Todo::Restart(request, operator) => self.start_successor(Some(request), Some(operator)),
         }
@@ -380,6 +416,9 @@ impl<'a> Process<'a> {
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
         if left == 0 && self.releasing == 0 {
             self.draining = None;
+            if self.failing {
+                return self.end_soon(LAST_WORDS_MS);
+            }
             link.drained();
         } else if reported.elapsed() >= DRAIN_REPORT {
             *reported = Instant::now();

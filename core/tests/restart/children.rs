@@ -12,8 +12,9 @@ use crate::support::{Config, TempDir, free_address};
 /// A process that serves under load, which has to survive what a test does to it.
 struct Scene {
     instance: Instance,
-    parent: Process,
+    // Dropped before the processes, whose end is nobody's failure then.
     load: Load,
+    parent: Process,
     _origin: Echo,
 }
 

@@ -195,6 +195,21 @@ impl Process {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
+    /// Stops the process, as a debugger would; returns when it has stopped.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        eventually("the process stops", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        });
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Kills the process and waits until it is gone.
     pub(crate) fn kill(&self) {
         let mut child = lock(&self.child);

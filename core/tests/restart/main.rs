@@ -7,10 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 mod children;
+mod drain;
 mod fake;
 mod instance;
+mod listeners;
 mod load;
 mod parents;
+mod refusals;
 mod steady;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]
