@@ -24,6 +24,9 @@ use crate::worker::Message;
 /// How often a process that drains looks how many connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
+/// How often a process looks into its queues itself while another one may get the kernel's word of connections.
+const QUEUE_LOOK: Duration = Duration::from_millis(20);
+
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -59,6 +62,7 @@ enum Wake {
     Reopen,
     Deadline,
     Look,
+    Queues,
     SuccessorEnded(String),
 }
 
@@ -87,6 +91,8 @@ pub(super) struct Process<'a> {
     failed_workers: usize,
     /// The process has been told to stop.
     stopping: bool,
+    /// When to look into the queues of listening sockets.
+    queue_look: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -117,6 +123,7 @@ impl<'a> Process<'a> {
             failing: false,
             failed_workers: 0,
             stopping: false,
+            queue_look: None,
             deadline: None,
             code: DONE,
         }
@@ -139,6 +146,7 @@ impl<'a> Process<'a> {
             if self.running.is_some() && self.alive == 0 {
                 break;
             }
+            self.mind_the_queues();
             let wake = self.wake().await;
             if let Some(code) = self.react(wake).await {
                 return code;
@@ -159,8 +167,19 @@ impl<'a> Process<'a> {
         link.next()
     }
 
+    /// While another process hangs and has the listening sockets, connections are found by looking.
+    fn mind_the_queues(&mut self) {
+        let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
+        let Some(link) = &mut self.link else { return };
+        if !(serves && self.pausing == 0 && link.has_strangers()) {
+            self.queue_look = None;
+        } else if self.queue_look.is_none() {
+            self.queue_look = Some(Instant::now() + QUEUE_LOOK);
+        }
+    }
+
     async fn wake(&mut self) -> Wake {
-        let Self { link, running, signals, successor, draining, deadline, .. } = self;
+        let Self { link, running, signals, successor, draining, deadline, queue_look, .. } = self;
         let linked = async {
             match link {
                 Some(link) => link.ready().await,
@@ -193,6 +212,7 @@ impl<'a> Process<'a> {
             why = ended => Wake::SuccessorEnded(why),
             () = at(*deadline) => Wake::Deadline,
             () = at(look) => Wake::Look,
+            () = at(*queue_look) => Wake::Queues,
         }
     }
 
@@ -220,6 +240,10 @@ impl<'a> Process<'a> {
                 self.deadline = None;
             }
             Wake::Look => self.look(),
+            Wake::Queues => {
+                self.tell(|| Message::Look);
+                self.queue_look = None;
+            }
             Wake::SuccessorEnded(why) => self.on_successor_failed(&why),
         }
         None
@@ -279,7 +303,11 @@ impl<'a> Process<'a> {
                     }
                 }
             }
-            Todo::TakeOver { epoch } => self.take_over(epoch),
+            Todo::TakeOver { epoch } => {
+                self.take_over(epoch);
+                // Of what came last, the kernel may have told a parent that was killed.
+                self.tell(|| Message::Look);
+            }
             Todo::StopAccepting => {
                 tracing::info!("another process serves from here on");
                 self.pausing = self.alive;
@@ -293,6 +321,7 @@ impl<'a> Process<'a> {
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
+                self.shutdown_at = None;
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }

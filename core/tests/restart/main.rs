@@ -9,7 +9,9 @@
 mod children;
 mod drain;
 mod fake;
+mod generations;
 mod instance;
+mod kills;
 mod listeners;
 mod load;
 mod parents;

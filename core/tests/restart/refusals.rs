@@ -158,3 +158,14 @@ fn sighup_starts_successor_after_successor() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(newest.cast_signed()), Signal::SIGTERM).unwrap();
     crate::support::eventually("nobody is left", || scene.instance.sockets().is_empty());
 }
+
+#[test]
+fn a_first_process_that_fails_leaves_nothing() {
+    let scene = Scene::new("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let other = Instance::new(&scene.config.clone().extra(&listener("new", address)).http());
+    other.spawn("0", "").expect_exit(1, "cannot listen on");
+    assert!(other.sockets().is_empty(), "{:?}", other.sockets());
+    scene.end_well("");
+}
