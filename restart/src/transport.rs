@@ -369,6 +369,13 @@ impl Connection {
         rustix::event::poll(&mut polled, Some(&timespec(0))).ok().map(|ready| ready > 0)
     }
 
+    /// Closes the connection and keeps what tells whether the peer's process has ended: it becomes readable then. `None`
+    /// if that cannot be seen from here.
+    #[must_use]
+    pub fn into_peer_process(self) -> Option<OwnedFd> {
+        self.peer_process
+    }
+
     /// Sends a frame, or keeps it (and copies of the descriptors) until [`Connection::flush`] can.
     ///
     /// # Errors

@@ -3,12 +3,13 @@
 //! The roles ([`ouro_restart::Child`] towards the process before, [`ouro_restart::Parent`] towards the one after) are
 //! machines without sockets; here are the sockets. What concerns the process as a whole comes out as [`Todo`]s.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ouro_restart::child::{self, Child};
 use ouro_restart::message::{
     DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartReport, RestartRequest,
@@ -103,8 +104,14 @@ pub(super) struct Link {
     probe: Option<Watched<Connection>>,
     parent: Option<Parent>,
     peers: HashMap<PeerId, Watched<Connection>>,
+    /// Those of them that have got listening sockets.
+    sharing: HashSet<PeerId>,
+    /// Processes with our listening sockets to whom we do not speak any more; readable once they have ended.
+    strangers: Vec<OwnedFd>,
     next_peer: PeerId,
     listener: Option<Watched<Listener>>,
+    /// This process has bound it, and not got it from another one.
+    has_bound: bool,
     /// Connections at the restart socket are ours to accept.
     serves: bool,
     epoch: u32,
@@ -131,8 +138,11 @@ impl Link {
             probe: None,
             parent: None,
             peers: HashMap::new(),
+            sharing: HashSet::new(),
+            strangers: Vec::new(),
             next_peer: 1,
             listener: None,
+            has_bound: false,
             serves: false,
             epoch: 0,
             fds: Vec::new(),
@@ -204,13 +214,30 @@ impl Link {
     pub(super) fn stopping(&mut self) {
         self.offered.clear();
         self.down(parent::Event::Stopping);
-        self.up(child::Event::Stopping);
+        // The instance ends with the process that serves, and with no other.
+        if self.serves || self.parent.is_none() {
+            self.up(child::Event::Stopping);
+        }
         if self.serves
             && let Some(listener) = self.listener.take()
         {
             let _ = listener.inner.remove();
         }
         self.serves = false;
+    }
+
+    /// The process that still drains is to end as well.
+    pub(super) fn stopping_elder(&mut self) {
+        self.up(child::Event::Stopping);
+    }
+
+    /// Whether a process that may hang has our listening sockets: the kernel may tell it of connections, and not us.
+    pub(super) fn has_strangers(&mut self) -> bool {
+        self.strangers.retain(|process| {
+            let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+        });
+        !self.strangers.is_empty() || self.child.is_without_answer()
     }
 
     /// Does all that can be done now. Frames come before timers, and the process before us before the one after.
@@ -313,7 +340,8 @@ impl Link {
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
             }
             Err(error) => {
-                self.up = None;
+                let stranger = self.up.take().and_then(|up| up.inner.into_peer_process());
+                self.strangers.extend(stranger);
                 Some(child::Event::ParentGone { why: error.to_string() })
             }
         }
@@ -336,7 +364,11 @@ impl Link {
                 Some(parent::Event::Frame { peer, frame: received.frame, fds: received.fds.len() })
             }
             Err(error) => {
-                self.peers.remove(&peer);
+                // What it has sent last may be nonsense, and the process alive.
+                let connection = self.peers.remove(&peer);
+                if self.sharing.remove(&peer) {
+                    self.strangers.extend(connection.and_then(|gone| gone.inner.into_peer_process()));
+                }
                 Some(parent::Event::PeerGone { peer, why: error.to_string() })
             }
         }
@@ -358,7 +390,13 @@ impl Link {
                 child::Action::Send(frame) => {
                     drop(self.up.as_mut().map(|up| up.inner.send(&frame, &[])));
                 }
-                child::Action::Close => self.up = None,
+                child::Action::Close => {
+                    let stranger = self.up.take().and_then(|mut up| {
+                        let _ = up.inner.flush();
+                        up.inner.into_peer_process()
+                    });
+                    self.strangers.extend(stranger);
+                }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
                 // No state yet, and none that would have to be understood.
                 child::Action::AdoptState { .. } | child::Action::AdoptTotals { .. } => {}
@@ -372,6 +410,11 @@ impl Link {
                 }
                 child::Action::Fail { why } => {
                     self.down(parent::Event::Stopping);
+                    if self.has_bound && !self.serves {
+                        // Nobody has ever served there.
+                        drop(self.listener.take().map(|listener| listener.inner.remove()));
+                    }
+                    self.serves = false;
                     self.todo.push_back(Todo::Fail { why });
                 }
                 child::Action::TakeParcel { .. } => {}
@@ -402,7 +445,7 @@ impl Link {
                 .map_err(|error| error.to_string())
                 .and_then(|bound| Watched::new(bound).map_err(|error| error.to_string()))
             {
-                Ok(listener) => self.listener = Some(listener),
+                Ok(listener) => (self.listener, self.has_bound) = (Some(listener), true),
                 Err(why) => return self.up(child::Event::Failed { why }),
             }
         }
@@ -455,6 +498,9 @@ impl Link {
                 parent::Action::Close { peer } => {
                     if let Some(mut connection) = self.peers.remove(&peer) {
                         let _ = connection.inner.flush();
+                        if self.sharing.remove(&peer) {
+                            self.strangers.extend(connection.inner.into_peer_process());
+                        }
                     }
                 }
                 parent::Action::StopAccepting => {
@@ -492,6 +538,9 @@ impl Link {
             .into_iter()
             .chain(self.offered.iter().map(|passed| (&passed.described, passed.fd.as_fd())))
             .collect();
+        if part == Part::ListenSockets {
+            self.sharing.insert(peer);
+        }
         let (message, range) = match part {
             Part::ListenSockets => {
                 let described: Vec<ListenSocket> = all.iter().map(|(socket, _)| (*socket).clone()).collect();
@@ -530,7 +579,8 @@ fn receive(
         Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
         other => Ok(other),
     });
-    received.unwrap_or(Ok(None))
+    // What has come while this process was stopped is to be read before its timers act, and nothing has told of it yet.
+    received.unwrap_or_else(|_| inner.receive())
 }
 
 fn log(level: Level, text: &str) {

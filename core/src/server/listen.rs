@@ -54,6 +54,13 @@ pub(super) struct BindError {
     error: io::Error,
 }
 
+impl BindError {
+    /// Another socket has the address.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "listener {}: cannot listen on {}: {}", self.listener, self.address, self.error)?;

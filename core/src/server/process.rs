@@ -25,6 +25,9 @@ use crate::worker::Message;
 /// How often a process that drains looks how many connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
+/// How often a process looks into its queues itself while another one may get the kernel's word of connections.
+const QUEUE_LOOK: Duration = Duration::from_millis(20);
+
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,7 @@ enum Wake {
     Deadline,
     Look,
     SuccessorFailed(String),
+    Queues,
 }
 
 /// See the module.
@@ -83,8 +87,15 @@ pub(super) struct Process<'a> {
     draining: Option<Instant>,
     /// Connections at the commit.
     at_commit: u64,
+    /// When this process ends although connections are left, once it has been replaced.
+    shutdown_at: Option<Instant>,
+    /// This process has failed and ends; workers that have stopped accepting.
+    failing: bool,
+    failed_workers: usize,
     /// The process has been told to stop.
     stopping: bool,
+    /// When to look into the queues of listening sockets.
+    queue_look: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -112,7 +123,11 @@ impl<'a> Process<'a> {
             releasing: 0,
             draining: None,
             at_commit: 0,
+            shutdown_at: None,
+            failing: false,
+            failed_workers: 0,
             stopping: false,
+            queue_look: None,
             deadline: None,
             code: DONE,
         }
@@ -135,6 +150,7 @@ impl<'a> Process<'a> {
             if self.running.is_some() && self.alive == 0 {
                 break;
             }
+            self.mind_the_queues();
             let wake = self.wake().await;
             if let Some(code) = self.react(wake).await {
                 return code;
@@ -155,8 +171,19 @@ impl<'a> Process<'a> {
         link.next()
     }
 
+    /// While another process hangs and has the listening sockets, connections are found by looking.
+    fn mind_the_queues(&mut self) {
+        let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
+        let Some(link) = &mut self.link else { return };
+        if !(serves && self.pausing == 0 && link.has_strangers()) {
+            self.queue_look = None;
+        } else if self.queue_look.is_none() {
+            self.queue_look = Some(Instant::now() + QUEUE_LOOK);
+        }
+    }
+
     async fn wake(&mut self) -> Wake {
-        let Self { link, running, signals, successor, draining, deadline, .. } = self;
+        let Self { link, running, signals, successor, draining, deadline, queue_look, .. } = self;
         let linked = async {
             match link {
                 Some(link) => link.ready().await,
@@ -189,6 +216,7 @@ impl<'a> Process<'a> {
             why = failed => Wake::SuccessorFailed(why),
             () = at(*deadline) => Wake::Deadline,
             () = at(look) => Wake::Look,
+            () = at(*queue_look) => Wake::Queues,
         }
     }
 
@@ -227,6 +255,10 @@ impl<'a> Process<'a> {
                     self.on_successor_failed(&why);
                 }
             }
+            Wake::Queues => {
+                self.tell(|| Message::Look);
+                self.queue_look = None;
+            }
         }
         None
     }
@@ -238,6 +270,13 @@ impl<'a> Process<'a> {
                 if let Err(error) = result {
                     self.code = fail(&error);
                     self.tell(|| Message::Stop);
+                }
+            }
+            Some(Event::Paused) if self.failing => {
+                self.failed_workers += 1;
+                if self.failed_workers >= self.alive {
+                    self.draining = Some(Instant::now());
+                    self.look();
                 }
             }
             Some(Event::Paused) if self.pausing > 0 => {
@@ -278,7 +317,11 @@ impl<'a> Process<'a> {
                     }
                 }
             }
-            Todo::TakeOver { epoch } => self.take_over(epoch),
+            Todo::TakeOver { epoch } => {
+                self.take_over(epoch);
+                // Of what came last, the kernel may have told a parent that was killed.
+                self.tell(|| Message::Look);
+            }
             Todo::StopAccepting => {
                 tracing::info!("another process serves from here on");
                 self.pausing = self.alive;
@@ -292,6 +335,7 @@ impl<'a> Process<'a> {
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
+                self.shutdown_at = None;
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -305,18 +349,38 @@ impl<'a> Process<'a> {
                     running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
                 }
             }
-            Todo::AttemptFailed { why } => self.on_successor_failed(&why),
+            Todo::AttemptFailed { why } => {
+                if self.draining.is_none() && self.pausing == 0 {
+                    self.tell(|| Message::Look);
+                }
+                self.on_successor_failed(&why);
+            }
             Todo::Exit { why, cut } => {
                 tracing::info!(why, connections = cut, "this process has been replaced and ends");
                 self.draining = None;
-                self.end_soon(LAST_WORDS_MS);
+                // One that is stopped before its time lets requests finish like any other, and passes it on.
+                if let (1.., Some(link)) = (cut, &mut self.link)
+                    && self.shutdown_at.is_some_and(|at| Instant::now() < at)
+                    && !self.stopping
+                {
+                    link.stopping_elder();
+                }
+                let rest = self
+                    .shutdown_at
+                    .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+                let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+                let timeout_ms = self.surroundings.model.server.shutdown_timeout_ms;
+                self.end_soon(rest_ms.min(timeout_ms).max(LAST_WORDS_MS));
             }
             Todo::Fail { why } => {
                 self.code = fail(&why);
-                if self.running.is_none() {
-                    return Some(FAILED);
-                }
-                self.end_soon(self.surroundings.model.server.shutdown_timeout_ms);
+                let Some(running) = &mut self.running else { return Some(FAILED) };
+                // What this process has accepted it serves; the queues are another's, who may not even know of what
+                // the kernel has told this one about.
+                running.stand_back();
+                running.workers.tell(|| Message::Farewell(Some(0)));
+                self.failing = true;
+                self.deadline = Some(after(self.surroundings.model.server.shutdown_timeout_ms));
             }
             Todo::Restart(request, operator) => self.start_successor(Some(request), Some(operator)),
         }
@@ -406,6 +470,7 @@ impl<'a> Process<'a> {
             running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
         }
         self.draining = Some(Instant::now());
+        self.shutdown_at = Some(after(drain.parent_shutdown_ms));
         self.look();
     }
 
@@ -425,6 +490,9 @@ impl<'a> Process<'a> {
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
         if left == 0 && self.releasing == 0 {
             self.draining = None;
+            if self.failing {
+                return self.end_soon(LAST_WORDS_MS);
+            }
             link.drained(self.at_commit);
         } else if reported.elapsed() >= DRAIN_REPORT {
             *reported = Instant::now();

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use ouro_restart::message::ListenSocket;
 
 use super::admin::{self, Admin, Desk, EndpointBook};
 use super::counting::{self, Counting};
-use super::listen::{self, Passed, STREAM, UnixPaths};
+use super::listen::{self, Bound, Passed, STREAM, UnixPaths};
 use super::workers::{self, Event, Workers};
 use super::{Options, Surroundings, after};
-use crate::config::model::{Address, Cluster};
+use crate::config::model::{Address, Cluster, Listener};
 use crate::control::admin::{AdminListener, Stage};
 use crate::control::resolve;
 use crate::stats::ClusterScope;
@@ -23,6 +24,10 @@ use crate::worker::Message;
 
 /// Purpose of the socket of the admin interface.
 const ADMIN: &str = "admin";
+
+/// How long an address may be in use before that is an error, and how often it is tried.
+const BIND_PATIENCE_MS: u64 = 1_000;
+const BIND_RETRY_MS: u64 = 10;
 
 /// See the module.
 pub(super) struct Running {
@@ -66,8 +71,7 @@ impl Running {
         let mut unix_paths = UnixPaths::default();
         let (mut sockets, mut addresses, mut offered) = (Vec::new(), Vec::new(), Vec::new());
         for listener in &model.listeners {
-            let bound =
-                listen::bind(listener, options.workers, &mut inherited).map_err(|error| error.to_string())?;
+            let bound = bind(listener, options.workers, &mut inherited).await?;
             unix_paths.add(&bound.address, bound.is_inherited);
             sockets.push(bound.sockets);
             addresses.push(bound.address);
@@ -210,6 +214,21 @@ impl Running {
                 self.admin = Some(Admin::start(listener, state));
             }
             Err(error) => tracing::error!(%error, "the admin interface cannot be served"),
+        }
+    }
+}
+
+/// Binds a listener. An address may be in use for a moment although its process is gone: the kernel takes a ring apart,
+/// and closes what it had, after the process has ended.
+async fn bind(listener: &Listener, workers: usize, inherited: &mut Vec<Passed>) -> Result<Bound, String> {
+    let until = after(BIND_PATIENCE_MS);
+    loop {
+        match listen::bind(listener, workers, inherited) {
+            Ok(bound) => return Ok(bound),
+            Err(error) if error.is_in_use() && Instant::now() < until => {
+                tokio::time::sleep_until(after(BIND_RETRY_MS)).await;
+            }
+            Err(error) => return Err(error.to_string()),
         }
     }
 }

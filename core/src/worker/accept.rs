@@ -1,5 +1,6 @@
 //! Accepting on one listener: connections become sessions, as many as the limits allow.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,21 +44,31 @@ impl Acceptance {
         let mut waiting: Option<OwnedFd> = None;
         // The limit that it waits for.
         let mut full = None;
+        let mut looks = self.shared.looks.get();
         let address = acceptor.local_address();
         self.shared.bound.borrow_mut().push(address.clone());
         // Accepting is stopped for the time being, and the server knows.
         let mut is_paused = false;
+        // What was in the kernel's queue when accepting stopped, and whether it has been taken.
+        let mut late = VecDeque::new();
+        let mut has_looked = false;
         loop {
             let accepts = self.shared.accepts.get();
             if accepts == Accepts::Nothing || self.is_released(&address) {
                 break;
             }
-            if is_paused && accepts == Accepts::All {
-                is_paused = false;
-                self.shared.paused.set(self.shared.paused.get() - 1);
+            if accepts == Accepts::All {
+                has_looked = false;
+                if std::mem::take(&mut is_paused) {
+                    self.shared.paused.set(self.shared.paused.get() - 1);
+                }
+            }
+            if looks != self.shared.looks.get() {
+                looks = self.shared.looks.get();
+                late.extend(acceptor.drain_queue());
             }
             if waiting.is_none() {
-                match acceptor.take() {
+                match late.pop_front().map(Ok).or_else(|| acceptor.take()) {
                     Some(Ok(fd)) => waiting = Some(fd),
                     Some(Err(errno)) => {
                         let now = ring.now();
@@ -91,7 +102,14 @@ impl Acceptance {
             if accepts == Accepts::Paused {
                 // The sockets are another process's now. What the ring has accepted is ours, down to the last completion.
                 acceptor.pause();
-                if !is_paused && acceptor.is_idle() {
+                if !has_looked && acceptor.is_idle() {
+                    // The kernel wakes one of those who accept from a queue. If that was the accept that has just been
+                    // cancelled, nobody else knows of the connection.
+                    has_looked = true;
+                    late.extend(acceptor.drain_queue());
+                    continue;
+                }
+                if !is_paused && has_looked {
                     is_paused = true;
                     self.shared.paused.set(self.shared.paused.get() + 1);
                     self.shared.accepting_stopped();
@@ -117,7 +135,8 @@ impl Acceptance {
             }
         }
         let is_ours = !self.shared.queues_are_anothers.get() || self.is_released(&address);
-        self.finish(&acceptor, waiting, is_ours).await;
+        late.extend(waiting);
+        self.finish(&acceptor, late, is_ours).await;
         drop(acceptor);
         {
             let mut bound = self.shared.bound.borrow_mut();
@@ -140,13 +159,12 @@ impl Acceptance {
 
     /// Serves what the ring had accepted when accepting ended, and what the kernel had if the queue is ours: another
     /// process that accepts from it would miss what is taken here.
-    async fn finish(&self, acceptor: &Acceptor, waiting: Option<OwnedFd>, queue_is_ours: bool) {
+    async fn finish(&self, acceptor: &Acceptor, mut rest: VecDeque<OwnedFd>, queue_is_ours: bool) {
         let ring = &self.shared.context.ring;
         acceptor.pause();
         while !acceptor.is_idle() {
             ring.wait(NEVER).await;
         }
-        let mut rest: Vec<OwnedFd> = waiting.into_iter().collect();
         while let Some(accepted) = acceptor.take() {
             rest.extend(accepted.ok());
         }

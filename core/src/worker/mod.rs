@@ -43,6 +43,9 @@ pub enum Message {
     HandOver(Box<ouro_restart::Connection>),
     /// Take connections from the process before on this channel.
     TakeParcels(Box<ouro_restart::Connection>),
+    /// Accept what waits in the queues now. The kernel wakes one of those who accept from a queue; a process that has
+    /// accepted from the same ones, and is gone, may have been that one.
+    Look,
     /// Serve what waits in the queues of these listeners, by the addresses that they are bound to, and close them.
     /// [`Report::Released`] says when that is done.
     Release(Arc<HashSet<String>>),
@@ -143,6 +146,7 @@ impl Worker {
             accepting: Cell::new(0),
             accepts: Cell::new(Accepts::All),
             paused: Cell::new(0),
+            looks: Cell::new(0),
             queues_are_anothers: Cell::new(false),
             bound: RefCell::default(),
             released: RefCell::default(),
@@ -218,6 +222,8 @@ struct Shared {
     accepts: Cell<Accepts>,
     /// Accept loops that have stopped for the time being.
     paused: Cell<usize>,
+    /// How often the accept loops were told to look into the queues themselves.
+    looks: Cell<u64>,
     /// Another process accepts from the same sockets: what waits in their queues is its.
     queues_are_anothers: Cell<bool>,
     /// Addresses that accept loops, those that still run, are bound to.
@@ -320,6 +326,10 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 Message::Resume => {
                     shared.accepts.set(Accepts::All);
                     shared.queues_are_anothers.set(false);
+                    ring.wake_all();
+                }
+                Message::Look => {
+                    shared.looks.set(shared.looks.get() + 1);
                     ring.wake_all();
                 }
                 Message::Release(addresses) => {

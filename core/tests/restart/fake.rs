@@ -1,15 +1,15 @@
 //! Processes that are not there: the test speaks the restart protocol itself, as far as it likes.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use ouro_restart::message::{
     ChildReady, DrainListeners, Hello, HelloReply, ListenSocket, ListenSockets, Message, State,
 };
 use ouro_restart::transport::{Received, TransportError};
-use ouro_restart::{Connection, Frame, Identity, Listener};
+use ouro_restart::{Address, Connection, Frame, Identity, Listener};
 
-use crate::instance::Instance;
-use crate::support::{DEADLINE, eventually};
+use crate::instance::{Instance, Process};
+use crate::support::eventually;
 
 /// A step of a child, after which something may happen to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,10 @@ impl Peer {
     #[track_caller]
     pub(crate) fn child(instance: &Instance) -> Self {
         let connection = Connection::connect(&instance.address()).unwrap_or_else(|(_, why)| panic!("{why}"));
+        Self::of(connection)
+    }
+
+    pub(crate) fn of(connection: Connection) -> Self {
         Self { connection, request_id: 0 }
     }
 
@@ -100,7 +104,6 @@ impl Peer {
 
     /// Sends bytes that need not be a frame.
     pub(crate) fn send_raw(&self, bytes: &[u8]) {
-        use std::os::fd::AsFd;
         let fd = self.connection.as_fd().as_raw_fd();
         let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
         nix::sys::socket::send(fd, bytes, flags).unwrap();
@@ -164,7 +167,11 @@ pub(crate) struct FakeParent {
 
 impl FakeParent {
     pub(crate) fn new(instance: &Instance) -> Self {
-        Self { listener: Listener::bind(&instance.address(), 0o600).unwrap() }
+        Self::at(&instance.address())
+    }
+
+    fn at(address: &Address) -> Self {
+        Self { listener: Listener::bind(address, 0o600).unwrap() }
     }
 
     /// Waits for a child.
@@ -175,7 +182,7 @@ impl FakeParent {
             found = self.listener.accept().unwrap();
             found.is_some()
         });
-        Peer { connection: found.unwrap(), request_id: 0 }
+        Peer::of(found.unwrap())
     }
 
     /// What a parent of epoch 4 answers.
@@ -197,10 +204,78 @@ impl FakeParent {
         }
     }
 
-    /// Whether somebody connects within the time that anything may take.
+    /// The restart socket.
     pub(crate) fn listener(&self) -> &Listener {
         &self.listener
     }
+}
 
-    pub(crate) const PATIENCE: std::time::Duration = DEADLINE;
+/// Stands between a real child and a real parent, and hands on what they say as far as it likes.
+pub(crate) struct Between {
+    /// Nobody accepts here any more, but the child may ask whether somebody serves.
+    _meeting: FakeParent,
+    child: Peer,
+    parent: Peer,
+}
+
+impl Between {
+    /// Starts a child that finds the running process only through this.
+    #[track_caller]
+    pub(crate) fn start(instance: &Instance) -> (Self, Process) {
+        let path = instance.path("between");
+        let meeting = FakeParent::at(&Address::from_option(path.as_os_str(), instance.base_id().0));
+        let process = instance.spawn("auto", &format!("--socket-path {}", path.display()));
+        let child = meeting.accept();
+        (Self { _meeting: meeting, child, parent: Peer::child(instance) }, process)
+    }
+
+    /// Hands on until so many messages of the child went by, the last of them with its answer if `answered`.
+    #[track_caller]
+    pub(crate) fn hand_on(&mut self, messages: usize, answered: bool) {
+        let mut count = 0;
+        let mut id = 0;
+        eventually("the child says what is to be handed on", || {
+            if count < messages {
+                if let Some(Received { frame, .. }) = self.child.connection.receive().unwrap() {
+                    count += 1;
+                    id = frame.request_id;
+                    self.parent.connection.send(&frame, &[]).unwrap();
+                }
+            }
+            let mut is_answered = false;
+            while let Some(Received { frame, fds }) = self.parent.connection.receive().unwrap() {
+                is_answered |= frame.request_id == id;
+                if count < messages || answered || frame.request_id != id {
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    let _ = self.child.connection.send(&frame, &fds);
+                }
+            }
+            // What is no request gets no answer.
+            count == messages && (is_answered || id == 0)
+        });
+    }
+
+    /// Hands on until one of them has hung up, in a thread of its own.
+    pub(crate) fn hand_on_to_the_end(mut self) -> std::thread::JoinHandle<()> {
+        std::thread::spawn(move || {
+            loop {
+                let _ = self.child.connection.wait(2);
+                match self.child.connection.receive() {
+                    Ok(Some(Received { frame, .. })) => drop(self.parent.connection.send(&frame, &[])),
+                    Ok(None) => {}
+                    Err(_) => return,
+                }
+                loop {
+                    match self.parent.connection.receive() {
+                        Ok(Some(Received { frame, fds })) => {
+                            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                            let _ = self.child.connection.send(&frame, &fds);
+                        }
+                        Ok(None) => break,
+                        Err(_) => return,
+                    }
+                }
+            }
+        })
+    }
 }

@@ -5,12 +5,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use ouro_restart::Address;
 
-use crate::support::{BaseId, DEADLINE, TempDir, eventually, lock};
+use crate::support::{BaseId, TempDir, eventually, lock};
+
+/// What a process writes when it serves.
+pub(crate) const READY: &str = "ready pid=";
+
+/// How long a process may take: longer than the deadlines of single steps of a restart.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A directory with a configuration, a base id and a restart socket.
 pub(crate) struct Instance {
@@ -71,7 +78,7 @@ impl Instance {
     #[track_caller]
     pub(crate) fn start(&self, epoch: &str) -> Process {
         let process = self.spawn(epoch, "");
-        process.wait_log("ready");
+        process.wait_log(READY);
         process
     }
 
@@ -82,10 +89,12 @@ impl Instance {
         command
             .arg("-c")
             .arg(self.config_path())
-            .args(["--base-id", &self.base_id.0.to_string(), "--restart-epoch", epoch, "--socket-path"])
-            .arg(self.path("r"))
+            .args(["--base-id", &self.base_id.0.to_string(), "--restart-epoch", epoch])
             .args(&self.options)
             .args(Self::words(options));
+        if !options.contains("--socket-path") {
+            command.arg("--socket-path").arg(self.path("r"));
+        }
         Process::spawn(command)
     }
 
@@ -172,7 +181,7 @@ impl Process {
         let (lines, _) = self
             .log
             .changed
-            .wait_timeout_while(lines, DEADLINE, missing)
+            .wait_timeout_while(lines, PATIENCE, missing)
             .unwrap_or_else(PoisonError::into_inner);
         assert!(
             has(&lines.0, text, times),
@@ -184,6 +193,21 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Stops the process, as a debugger would; returns when it has stopped.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        eventually("the process stops", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        });
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     /// Kills the process and waits until it is gone.
@@ -202,11 +226,11 @@ impl Process {
     #[track_caller]
     pub(crate) fn wait_exit(&self) -> ExitStatus {
         let mut status = None;
-        let start = std::time::Instant::now();
-        while status.is_none() && start.elapsed() < DEADLINE {
+        let start = Instant::now();
+        while status.is_none() && start.elapsed() < PATIENCE {
             status = lock(&self.child).try_wait().unwrap();
             if status.is_none() {
-                std::thread::park_timeout(std::time::Duration::from_millis(2));
+                std::thread::park_timeout(Duration::from_millis(2));
             }
         }
         status.unwrap_or_else(|| panic!("the process does not end:\n{}", self.log()))

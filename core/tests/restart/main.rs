@@ -6,9 +6,16 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod children;
+mod drain;
 mod fake;
+mod generations;
 mod instance;
+mod kills;
+mod listeners;
 mod load;
+mod parents;
+mod refusals;
 mod steady;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]

@@ -92,6 +92,12 @@ impl Child {
         self.linked && self.wants_totals()
     }
 
+    /// Whether this process serves without the word of its parent, which hangs and may still be told of connections.
+    #[must_use]
+    pub fn is_without_answer(&self) -> bool {
+        matches!(self.phase, Phase::Serving(Serving { presumed: true, .. }))
+    }
+
     /// When to call with [`Event::Timer`], in the caller's milliseconds; `None` if nothing is waited for.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {

@@ -1,0 +1,78 @@
+//! Restarts that do not wait for each other.
+
+use std::net::SocketAddr;
+
+use crate::instance::{Instance, Process, READY};
+use crate::load::{Echo, Load};
+use crate::support::{Client, Config, eventually, free_address};
+
+fn instance(origin: &Echo) -> (Instance, SocketAddr) {
+    let web = free_address();
+    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
+    (Instance::new(&config), web)
+}
+
+/// Waits until each of them serves, has served or has ended, and one is left.
+fn settle(instance: &Instance, processes: &[Process]) -> usize {
+    for process in processes {
+        eventually("it serves or ends", || process.log().contains(READY) || !process.is_running());
+        if !process.log().contains(READY) {
+            // What it says is one of the reasons there are.
+            process.expect_exit(1, "ERROR");
+            let log = process.log();
+            assert!(
+                ["is next, not", "more are waiting", "nobody answers"].iter().any(|why| log.contains(why)),
+                "{log}"
+            );
+        }
+    }
+    eventually("one is left", || instance.live().len() == 1);
+    processes.iter().position(|process| instance.live() == [process.pid()]).unwrap()
+}
+
+#[test]
+fn many_at_once_take_turns() {
+    for epochs in [["1", "2", "3", "4"], ["auto"; 4], ["1", "1", "1", "1"], ["4", "3", "2", "1"]] {
+        let origin = Echo::http();
+        let (instance, web) = instance(&origin);
+        let first = instance.start("0");
+        let load = Load::new().keep_alive(1, web).short(1, web);
+        load.flow(10);
+        let mut processes: Vec<_> = epochs.iter().map(|epoch| instance.spawn(epoch, "")).collect();
+        processes.insert(0, first);
+        let last = settle(&instance, &processes);
+        assert!(last > 0, "none of {epochs:?} has taken over");
+        load.flow(20);
+        load.end_well();
+        processes[last].stop();
+        assert!(instance.sockets().is_empty());
+    }
+}
+
+#[test]
+fn old_generations_drain_side_by_side() {
+    let origin = Echo::http();
+    let (instance, web) = instance(&origin);
+    let mut generations = Vec::new();
+    for epoch in 0..6_u32 {
+        let process = instance.start(&epoch.to_string());
+        let mut idle = Client::connect(web);
+        assert_eq!(idle.get("/first").text(), "/first");
+        generations.push((process, Some(idle)));
+    }
+    let load = Load::new().short(1, web);
+    assert_eq!(instance.live().len(), 6);
+    // In no particular order.
+    for n in [3, 0, 4, 1, 2] {
+        let (process, idle) = &mut generations[n];
+        let mut idle = idle.take().unwrap();
+        assert!(process.is_running());
+        assert_eq!(idle.get("/last").text(), "/last");
+        idle.expect_eof();
+        drop(idle);
+        process.expect_exit(0, "has been replaced");
+        load.flow(5);
+    }
+    load.end_well();
+    instance.expect_only(generations[5].0.pid());
+}

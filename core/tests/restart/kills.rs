@@ -1,0 +1,174 @@
+//! Real processes that are killed or stopped at every step; the test stands between the two and holds them there.
+
+use std::net::SocketAddr;
+
+use crate::fake::Between;
+use crate::instance::{Instance, Process, READY};
+use crate::load::{Echo, Load};
+use crate::support::{Client, Config, free_address};
+
+/// What a child says: Hello, ListenSockets, State, ChildReady, DrainListeners, State.
+const MESSAGES: usize = 6;
+/// How many of them it has said when its workers accept: from then on it has connections of its own.
+const ACCEPTS: usize = 4;
+/// The commit.
+const COMMIT: usize = 5;
+
+struct Scene {
+    instance: Instance,
+    // Dropped before the processes, whose end is nobody's failure then.
+    load: Load,
+    parent: Process,
+    web: SocketAddr,
+    _origin: Echo,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let origin = Echo::http();
+        let web = free_address();
+        let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
+        let instance = Instance::new(&config).options("--drain-strategy immediate --concurrency 2");
+        let parent = instance.start("0");
+        let load = Load::new().keep_alive(2, web).short(1, web);
+        load.flow(10);
+        Self { instance, load, parent, web, _origin: origin }
+    }
+
+    /// Nothing was refused and nothing hung; what had been accepted by a process that was killed is lost with it.
+    fn expect_only_lost_connections(&mut self) {
+        let failures = self.load.end();
+        let wrong = |failure: &&String| failure.contains("connect:") || failure.contains("in time");
+        let wrong: Vec<_> = failures.iter().filter(wrong).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_child_may_be_killed_at_every_step() {
+    for messages in 0..=MESSAGES {
+        let mut scene = Scene::new();
+        let (mut between, child) = Between::start(&scene.instance);
+        between.hand_on(messages, true);
+        child.kill();
+        drop(between);
+        if messages >= COMMIT {
+            scene.parent.wait_log("this process serves again");
+        }
+        scene.load.flow(30);
+        if messages < ACCEPTS - 1 {
+            assert!(scene.load.end().is_empty(), "{messages}: {:?}", scene.load.failures());
+        }
+        scene.expect_only_lost_connections();
+        for _ in 0..10 {
+            assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+        }
+        let next = scene.instance.start("auto");
+        scene.parent.expect_exit(0, "has been replaced");
+        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+        next.stop();
+    }
+}
+
+#[test]
+fn a_parent_may_be_killed_at_every_step() {
+    for messages in 0..=MESSAGES {
+        let mut scene = Scene::new();
+        let (mut between, child) = Between::start(&scene.instance);
+        between.hand_on(messages, true);
+        scene.parent.kill();
+        drop(between);
+        child.wait_log(READY);
+        scene.load.flow(30);
+        if messages >= 2 {
+            // The child has the sockets.
+            scene.expect_only_lost_connections();
+        } else {
+            scene.load.end();
+        }
+        for _ in 0..10 {
+            assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+        }
+    }
+}
+
+#[test]
+fn a_child_may_hang_for_a_while_at_every_step_before_the_commit() {
+    let mut scene = Scene::new();
+    for messages in 0..COMMIT {
+        let (mut between, child) = Between::start(&scene.instance);
+        between.hand_on(messages, true);
+        child.freeze();
+        scene.load.flow(100);
+        child.thaw();
+        let ends = between.hand_on_to_the_end();
+        child.wait_log(READY);
+        scene.load.flow(20);
+        scene.parent.expect_exit(0, "has been replaced");
+        ends.join().unwrap();
+        // Its restart socket is that of the instance.
+        scene.parent = child;
+    }
+    let Scene { load, parent, .. } = scene;
+    load.end_well();
+    parent.stop();
+}
+
+#[test]
+fn a_child_that_hangs_is_given_up() {
+    let scene = Scene::new();
+    let (mut between, child) = Between::start(&scene.instance);
+    between.hand_on(1, true);
+    child.freeze();
+    let ends = between.hand_on_to_the_end();
+    scene.parent.wait_log("it takes too long");
+    scene.load.flow(20);
+    child.thaw();
+    child.expect_exit(1, "it takes too long");
+    ends.join().unwrap();
+    let next = scene.instance.start("1");
+    let Scene { load, parent, .. } = scene;
+    parent.expect_exit(0, "has been replaced");
+    load.end_well();
+    next.stop();
+}
+
+#[test]
+fn a_child_that_hangs_after_the_commit_is_given_up_and_ends_when_it_wakes_up() {
+    let scene = Scene::new();
+    let idle = Client::connect(scene.web);
+    let child = scene.instance.start("1");
+    child.freeze();
+    scene.parent.wait_log("it does not answer any more; this process serves again");
+    for _ in 0..20 {
+        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+    }
+    child.thaw();
+    child.expect_exit(1, "it does not answer any more");
+    drop(idle);
+    scene.load.flow(20);
+    let next = scene.instance.start("1");
+    let Scene { load, parent, .. } = scene;
+    parent.expect_exit(0, "has been replaced");
+    load.end_well();
+    next.stop();
+}
+
+#[test]
+fn a_parent_that_hangs_before_it_acknowledges_does_not_stop_service() {
+    let mut scene = Scene::new();
+    let (mut between, child) = Between::start(&scene.instance);
+    between.hand_on(ACCEPTS, true);
+    scene.load.end();
+    scene.parent.freeze();
+    let ends = between.hand_on_to_the_end();
+    child.wait_log("this one serves without");
+    child.wait_log(READY);
+    for _ in 0..20 {
+        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+    }
+    scene.parent.thaw();
+    scene.parent.expect_exit(0, "has been replaced");
+    ends.join().unwrap();
+    child.wait_log("has stopped accepting after all");
+}

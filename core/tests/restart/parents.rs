@@ -1,0 +1,271 @@
+//! Parents that die, hang or talk nonsense at every step, played by the test towards a real child.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use ouro_restart::Frame;
+use ouro_restart::message::{
+    Abort, DrainListenersReply, Error, HelloReply, ListenSocket, ListenSocketsReply, Message, Refusal,
+    StateReply,
+};
+
+use crate::fake::{FakeParent, Peer};
+use crate::instance::{Instance, Process, READY};
+use crate::load::{Echo, HttpClient, Seen};
+use crate::support::{Client, Config, free_address};
+
+/// What the child asks for, in this order.
+const STEPS: [&str; 5] = ["Hello", "ListenSockets", "State", "DrainListeners", "State"];
+
+struct Scene {
+    instance: Instance,
+    listener: std::net::TcpListener,
+    web: std::net::SocketAddr,
+    _origin: Echo,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let origin = Echo::http();
+        // As the proxy binds them: shared, so that a further worker could join.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(64).unwrap();
+        let listener = std::net::TcpListener::from(socket);
+        let web = listener.local_addr().unwrap();
+        let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
+        Self { instance: Instance::new(&config), listener, web, _origin: origin }
+    }
+
+    /// Answers what the child asks for, `steps` times.
+    #[track_caller]
+    fn serve(&self, parent: &FakeParent, peer: &mut Peer, steps: usize) {
+        for step in STEPS.into_iter().take(steps) {
+            self.answer(parent, peer, step);
+        }
+    }
+
+    #[track_caller]
+    fn answer(&self, parent: &FakeParent, peer: &mut Peer, step: &str) {
+        if step == "DrainListeners" {
+            peer.expect("ChildReady");
+        }
+        let id = peer.expect(step).frame.request_id;
+        match step {
+            "Hello" => peer.send(id, FakeParent::reply(&self.instance)),
+            "ListenSockets" => {
+                let web = self.web.to_string();
+                let described = ListenSocket {
+                    purpose: "listener".into(),
+                    protocol: "tcp".into(),
+                    socket_type: "stream".into(),
+                    address: web.clone(),
+                    bound_address: web,
+                    worker: 0,
+                    name: "web".into(),
+                };
+                let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
+                let reply = ListenSocketsReply { sockets: vec![described, restart], more: false, next: 2 };
+                let fds = [self.listener.as_fd(), parent.listener().as_fd()];
+                peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
+            }
+            "State" => peer.send(id, StateReply::default()),
+            _ => peer.send(id, DrainListenersReply { connections: 0 }),
+        }
+    }
+
+    fn expect_served(&self) {
+        assert_eq!(Client::connect(self.web).get("/x").text(), "/x");
+    }
+}
+
+#[test]
+fn a_parent_may_say_at_every_step_that_it_goes_on() {
+    for steps in 0..=STEPS.len() {
+        let scene = Scene::new();
+        let parent = FakeParent::new(&scene.instance);
+        let child = scene.instance.spawn("auto", "");
+        let mut peer = parent.accept();
+        scene.serve(&parent, &mut peer, steps);
+        if steps == STEPS.len() {
+            child.wait_log(READY);
+        }
+        peer.send(0, Abort::new("it has changed its mind"));
+        child.expect_exit(1, "it has changed its mind");
+    }
+}
+
+#[test]
+fn a_parent_may_die_at_every_step() {
+    for steps in 0..=STEPS.len() {
+        let scene = Scene::new();
+        let parent = FakeParent::new(&scene.instance);
+        let child = scene.instance.spawn("auto", "");
+        let mut peer = parent.accept();
+        scene.serve(&parent, &mut peer, steps);
+        // The end of a process closes all that it has. Before the child has the sockets, it binds them anew.
+        let scene = scene.without_listener();
+        drop(parent);
+        drop(peer);
+        child.wait_log(READY);
+        scene.expect_served();
+        // What it has become can be replaced.
+        let next = scene.instance.start("auto");
+        child.expect_exit(0, "has been replaced");
+        next.stop();
+    }
+}
+
+#[test]
+fn nonsense_from_a_parent_ends_the_attempt_and_nothing_else() {
+    // Without an answer to Hello it would simply ask again.
+    for steps in 1..=3 {
+        let scene = Scene::new();
+        let parent = FakeParent::new(&scene.instance);
+        let child = scene.instance.spawn("auto", "");
+        let mut peer = parent.accept();
+        scene.serve(&parent, &mut peer, steps);
+        peer.send_raw(b"OUR\x01\x05\0\0\0\x02\0\0\0\x02");
+        // Somebody still serves: this one.
+        let mut probe = parent.accept_after(&child);
+        if let Some(probe) = &mut probe {
+            let id = probe.expect("Hello").frame.request_id;
+            probe.send(id, FakeParent::reply(&scene.instance));
+        }
+        child.expect_exit(1, "");
+        let log = child.log();
+        assert!(log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn a_parent_that_does_not_fit_is_named() {
+    type Change = fn(&mut HelloReply);
+    let cases: [(&str, &str, Change); 4] = [
+        ("auto", "version 9 of the restart protocol", |reply| reply.protocol = 9),
+        ("auto", "base id", |reply| reply.base_id += 1),
+        ("3", "offers 5; asked for was 3", |_| {}),
+        ("auto", "offers 9; asked for was auto", |reply| reply.child_epoch = 9),
+    ];
+    for (epoch, text, change) in cases {
+        let scene = Scene::new();
+        let parent = FakeParent::new(&scene.instance);
+        let child = scene.instance.spawn(epoch, "");
+        let mut peer = parent.accept();
+        let id = peer.expect("Hello").frame.request_id;
+        let mut reply = FakeParent::reply(&scene.instance);
+        change(&mut reply);
+        peer.send(id, reply);
+        child.expect_exit(1, text);
+        let Some(Message::Abort(abort)) = peer.expect_gone() else { panic!("the parent is not told") };
+        assert!(abort.reason.contains(text), "{}", abort.reason);
+    }
+}
+
+#[test]
+fn a_refusal_is_repeated_in_its_own_words() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    for refusal in [Refusal::Protocol, Refusal::Epoch, Refusal::Busy, Refusal::Stopping] {
+        let child = scene.instance.spawn("auto", "");
+        let mut peer = parent.accept();
+        let id = peer.expect("Hello").frame.request_id;
+        peer.send(id, Error::new(refusal, "not on a Sunday"));
+        child.expect_exit(1, "not on a Sunday");
+    }
+}
+
+#[test]
+fn sockets_that_do_not_come_are_missed() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "");
+    let mut peer = parent.accept();
+    scene.answer(&parent, &mut peer, "Hello");
+    let id = peer.expect("ListenSockets").frame.request_id;
+    let sockets = vec![ListenSocket::default(); 3];
+    peer.send(id, ListenSocketsReply { sockets, more: false, next: 3 });
+    child.expect_exit(1, "3 listening sockets were announced, but 0 descriptors came");
+}
+
+#[test]
+fn without_a_parent_it_is_the_options_that_decide() {
+    let scene = Scene::new().without_listener();
+    let begun = Instant::now();
+    scene.instance.spawn("3", "").expect_exit(1, "nobody answers to take over from");
+    assert!(begun.elapsed().as_secs() < 5);
+    let cold = scene.instance.spawn("3", "--skip-hot-restart-on-no-parent");
+    cold.wait_log("epoch=3");
+    cold.stop();
+    let cold = scene.instance.start("auto");
+    cold.wait_log("epoch=0");
+    cold.stop();
+}
+
+#[test]
+fn a_socket_file_that_a_killed_process_left_is_no_obstacle() {
+    let scene = Scene::new().without_listener();
+    let mut process = scene.instance.start("0");
+    for epoch in ["0", "auto"] {
+        let seen = Seen::default();
+        let _open = HttpClient::connect(scene.web, &seen).unwrap();
+        process.kill();
+        assert_eq!(scene.instance.sockets().len(), 1);
+        process = scene.instance.start(epoch);
+        scene.expect_served();
+        assert_eq!(scene.instance.sockets().len(), 1);
+    }
+    process.stop();
+    assert!(scene.instance.sockets().is_empty());
+}
+
+impl Scene {
+    /// The same without the test's own listening socket, at a free port.
+    fn without_listener(self) -> Self {
+        let Self { instance, listener, web, _origin } = self;
+        drop(listener);
+        let unused = std::net::TcpListener::bind(free_address()).unwrap();
+        Self { instance, listener: unused, web, _origin }
+    }
+}
+
+impl FakeParent {
+    /// The connection that comes next; `None` where the child ends without asking again.
+    fn accept_after(&self, child: &Process) -> Option<Peer> {
+        let mut found = None;
+        crate::support::eventually("the child asks again or ends", || {
+            found = self.listener().accept().unwrap();
+            found.is_some() || !child.is_running()
+        });
+        found.map(Peer::of)
+    }
+}
+
+#[test]
+fn a_parent_that_hangs_does_not_hold_a_child_for_ever() {
+    // Ten seconds each, hence at the same time.
+    std::thread::scope(|scope| {
+        for (steps, text) in [
+            (1, "does not hand over its ListenSockets"),
+            (2, "does not hand over its State"),
+            (3, "the old process does not acknowledge; this one serves without"),
+            (4, "the old process does not hand over its last state"),
+        ] {
+            scope.spawn(move || {
+                let scene = Scene::new();
+                let parent = FakeParent::new(&scene.instance);
+                let child = scene.instance.spawn("auto", "");
+                let mut peer = parent.accept();
+                scene.serve(&parent, &mut peer, steps);
+                if steps < 3 {
+                    child.expect_exit(1, text);
+                } else {
+                    child.wait_log(text);
+                    child.wait_log(READY);
+                    scene.expect_served();
+                }
+            });
+        }
+    });
+}
