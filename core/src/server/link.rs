@@ -41,6 +41,8 @@ pub(super) enum Todo {
     StopAccepting,
     /// Take that back.
     ResumeAccepting,
+    /// It will not be taken back.
+    CloseListeners,
     /// End connections in this way; then [`Link::drained`].
     BeginDrain(DrainListeners),
     /// A successor has failed; this process serves.
@@ -509,6 +511,11 @@ impl Link {
                 parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
                 parent::Action::AttemptFailed { why, .. } => {
                     self.todo.push_back(Todo::AttemptFailed { why });
+                }
+                parent::Action::CloseListeners => {
+                    self.listener = None;
+                    self.offered.clear();
+                    self.todo.push_back(Todo::CloseListeners);
                 }
                 parent::Action::ParcelsAnswered(_) => {}
                 parent::Action::Log(level, text) => log(level, &text),

@@ -327,6 +327,11 @@ impl<'a> Process<'a> {
                 }
                 notify::ready("serves again: the successor has failed");
             }
+            Todo::CloseListeners => {
+                if let Some(running) = &mut self.running {
+                    running.close_listeners();
+                }
+            }
             Todo::BeginDrain(drain) => {
                 if let Some(running) = &self.running {
                     if let (Some(link), false) = (&mut self.link, drain.released.is_empty()) {
