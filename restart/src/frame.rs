@@ -156,7 +156,7 @@ mod tests {
             bytes[4..6].copy_from_slice(&kind.to_le_bytes());
             let message = Frame::decode(&bytes).unwrap().message;
             if let Message::Unknown(_) = message {
-                assert_eq!(kind, 24);
+                assert_eq!(kind, 27);
                 break;
             }
             assert!(page.contains(&format!("\n| {kind} | {} |", message.name())), "{message:?}");

@@ -240,6 +240,7 @@ impl Process {
                 parent::Action::BeginDrain { .. } => self.down(parent::Event::ConnectionsLeft(3)),
                 parent::Action::Exit { .. } => self.exited = true,
                 parent::Action::AttemptFailed { .. }
+                | parent::Action::CloseListeners
                 | parent::Action::ParcelsAnswered(_)
                 | parent::Action::Log(..) => {}
             }

@@ -181,6 +181,12 @@ impl Running {
         self.serve(surroundings);
     }
 
+    /// This process will not serve again. Whoever has to start cold would find its sockets in use.
+    pub(super) fn close_listeners(&mut self) {
+        self.admin_listener = None;
+        self.workers.tell(|| Message::StopAccepting);
+    }
+
     /// These addresses are nobody's any more.
     pub(super) fn release(&self, addresses: Vec<String>) {
         if !addresses.is_empty() {

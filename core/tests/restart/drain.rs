@@ -12,7 +12,7 @@ use crate::support::{Client, Config, Origin, free_address};
 fn instance(origin: SocketAddr, options: &str) -> (Instance, SocketAddr) {
     let web = free_address();
     let config = Config::to([origin]).listener(&format!("address = \"{web}\"")).http();
-    (Instance::new(&config).options(&format!("{options} --handover drain")), web)
+    (Instance::new(&config).options(options), web)
 }
 
 #[test]

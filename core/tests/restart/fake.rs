@@ -235,12 +235,12 @@ impl Between {
         let mut count = 0;
         let mut id = 0;
         eventually("the child says what is to be handed on", || {
-            if count < messages {
-                if let Some(Received { frame, .. }) = self.child.connection.receive().unwrap() {
-                    count += 1;
-                    id = frame.request_id;
-                    self.parent.connection.send(&frame, &[]).unwrap();
-                }
+            if count < messages
+                && let Some(Received { frame, .. }) = self.child.connection.receive().unwrap()
+            {
+                count += 1;
+                id = frame.request_id;
+                self.parent.connection.send(&frame, &[]).unwrap();
             }
             let mut is_answered = false;
             while let Some(Received { frame, fds }) = self.parent.connection.receive().unwrap() {

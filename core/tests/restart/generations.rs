@@ -76,3 +76,25 @@ fn old_generations_drain_side_by_side() {
     load.end_well();
     instance.expect_only(generations[5].0.pid());
 }
+
+#[test]
+fn an_instance_starts_anew_beside_an_old_process_that_drains() {
+    for epoch in ["0", "auto"] {
+        let origin = Echo::http();
+        let (instance, web) = instance(&origin);
+        let oldest = instance.start("0");
+        let mut idle = Client::connect(web);
+        assert_eq!(idle.get("/first").text(), "/first");
+        let middle = instance.start("1");
+        let newest = instance.start("2");
+        middle.expect_exit(0, "has been replaced");
+        oldest.wait_log("itself replaced, has ended");
+        newest.kill();
+        let anew = instance.start(epoch);
+        assert_eq!(Client::connect(web).get("/x").text(), "/x");
+        assert_eq!(idle.get("/last").text(), "/last");
+        drop(idle);
+        oldest.expect_exit(0, "has been replaced");
+        anew.stop();
+    }
+}

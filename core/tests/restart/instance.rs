@@ -92,6 +92,10 @@ impl Instance {
             .args(["--base-id", &self.base_id.0.to_string(), "--restart-epoch", epoch])
             .args(&self.options)
             .args(Self::words(options));
+        // Connections that move have tests of their own.
+        if !options.contains("--handover") && !self.options.iter().any(|option| option == "--handover") {
+            command.args(["--handover", "drain"]);
+        }
         if !options.contains("--socket-path") {
             command.arg("--socket-path").arg(self.path("r"));
         }

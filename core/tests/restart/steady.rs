@@ -80,7 +80,7 @@ fn many_restarts(clients: usize, fast: u32, slow: u32, pause: Duration) {
     println!("descriptors and KiB after 3 restarts {early:?}, at the end {late:?}");
     assert!(late.0 <= early.0 + 2 * clients + 20, "descriptors: {} after {}", late.0, early.0);
     assert!(late.1 <= early.1 * 3 / 2 + 8192, "memory: {} KiB after {} KiB", late.1, early.1);
-    assert_eq!(newest.is_running(), true);
+    assert!(newest.is_running());
     newest.stop();
     assert!(instance.sockets().is_empty(), "{:?}", instance.sockets());
     let _ = raw;

@@ -87,6 +87,9 @@ pub enum Action {
         /// Whether connections move: both sides can and the child wants it.
         live: bool,
     },
+    /// This process will not serve again: close all listening sockets, the restart socket included. Whoever has to start
+    /// cold would find them in use.
+    CloseListeners,
     /// A child that was taking over, or had taken over, has failed; this process serves. For whoever reports how a
     /// restart went: the counterpart is [`Action::StopAccepting`]. It is in the log as well.
     AttemptFailed {

@@ -476,6 +476,7 @@ impl Parent {
             (Phase::Draining(draining), PeerState::Child) if draining.superseded => {
                 draining.peer = None;
                 self.log(Level::Info, "the new process, itself replaced, has ended".to_owned());
+                self.out.push(Action::CloseListeners);
                 if matches!(&self.phase, Phase::Draining(draining) if draining.done_until.is_some()) {
                     self.end("it has nothing left to do", 0);
                 }

@@ -516,6 +516,7 @@ impl World {
                 self.kill(number);
             }
             parent::Action::AttemptFailed { .. }
+            | parent::Action::CloseListeners
             | parent::Action::ParcelsAnswered(_)
             | parent::Action::Log(..) => {}
         }
