@@ -42,17 +42,12 @@ pub(super) enum Todo {
     StopAccepting,
     /// Take that back.
     ResumeAccepting,
-<<<<<<< HEAD
+    /// It will not be taken back.
+    CloseListeners,
     /// End connections in this way, or move them to the process at this connection; then [`Link::drained`].
     BeginDrain { drain: DrainListeners, live: Option<PeerId> },
     /// Take connections of a worker of the process before.
     TakeParcels { worker: u32, channel: Box<Connection> },
-=======
-    /// It will not be taken back.
-    CloseListeners,
-    /// End connections in this way; then [`Link::drained`].
-    BeginDrain(DrainListeners),
->>>>>>> 7bb2a9fee5911bc0c076278914b26b203e4a8b51
     /// A successor has failed; this process serves.
     AttemptFailed { why: String },
     /// End.

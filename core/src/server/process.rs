@@ -339,32 +339,19 @@ impl<'a> Process<'a> {
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
-<<<<<<< HEAD
                 if !self.stopping {
                     notify::ready("serves again: the successor has failed");
                 }
-            }
-            Todo::BeginDrain { drain, live } => self.begin_drain(drain, live),
-            Todo::TakeParcels { worker, channel } => {
-                if let Some(running) = &self.running {
-                    running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
-=======
-                notify::ready("serves again: the successor has failed");
             }
             Todo::CloseListeners => {
                 if let Some(running) = &mut self.running {
                     running.close_listeners();
                 }
             }
-            Todo::BeginDrain(drain) => {
+            Todo::BeginDrain { drain, live } => self.begin_drain(drain, live),
+            Todo::TakeParcels { worker, channel } => {
                 if let Some(running) = &self.running {
-                    if let (Some(link), false) = (&mut self.link, drain.released.is_empty()) {
-                        link.withdraw(&drain.released);
-                        self.releasing = self.alive;
-                    }
-                    running.release(drain.released);
-                    running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
->>>>>>> 7bb2a9fee5911bc0c076278914b26b203e4a8b51
+                    running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
                 }
             }
             Todo::AttemptFailed { why } => {
