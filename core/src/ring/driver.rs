@@ -214,7 +214,8 @@ impl Driver {
         }
     }
 
-    /// Fills a fresh socket with what another process had received and not used, and not yet sent.
+    /// Fills a fresh socket with what another process had received and not used, and not yet sent. Nothing is put in
+    /// flight until [`thaw`](Self::thaw): the other process may have it yet.
     pub(super) fn restore(&mut self, id: SlotId, state: &SocketState) {
         let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
         let Some(slot) = self.sockets.get_mut(id) else { return };
@@ -227,7 +228,7 @@ impl Driver {
         slot.eof = state.eof;
         slot.shutdown = state.shutdown;
         slot.activity = self.now.saturating_sub(state.idle_ms);
-        self.touch(id);
+        slot.frozen = true;
     }
 
     /// Asks the recv in flight to stop; its last completion is still to come.
