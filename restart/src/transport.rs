@@ -421,6 +421,12 @@ impl Connection {
         Ok(Flushed::Done)
     }
 
+    /// Ends the connection in both directions: the peer can send nothing more. What it has sent can still be received.
+    pub fn shut_down(&self) {
+        // It fails where the peer has done the same.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
     /// Whether there is something to flush.
     #[must_use]
     pub fn has_output(&self) -> bool {
@@ -439,6 +445,9 @@ impl Connection {
         let mut into = [IoSliceMut::new(&mut self.buffer)];
         let received = match rustix::net::recvmsg(&self.fd, &mut into, &mut control, flags) {
             Ok(received) => received,
+            // A peer that has hung up without reading everything: the kernel says so once, ahead of what it has sent.
+            Err(Errno::CONNRESET) => rustix::net::recvmsg(&self.fd, &mut into, &mut control, flags)
+                .map_err(TransportError::from)?,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };

@@ -191,11 +191,15 @@ impl IdleParcel {
         }
     }
 
-    /// Puts the connection into the pool.
+    /// Makes a connection of it. What is returned puts it into the pool, or leaves it to the process that has sent it.
     ///
     /// # Errors
     /// Why it has no place here.
-    pub fn restore(self, context: &Context, fd: Option<OwnedFd>) -> Result<(), String> {
+    pub fn restore(
+        self,
+        context: &Context,
+        fd: Option<OwnedFd>,
+    ) -> Result<impl FnOnce(bool) + 'static, String> {
         let up = self.up.ok_or("it has no connection")?;
         let cluster = context.upstreams.find(&up.cluster);
         let cluster = cluster.ok_or_else(|| format!("there is no cluster {} any more", up.cluster))?;
@@ -205,8 +209,14 @@ impl IdleParcel {
         let socket = context.ring.restore(fd.ok_or("its descriptor is missing")?, &state.into());
         let connection = lease.endpoint().restore(&context.ring, socket, up.open_us);
         let since = context.ring.now().saturating_sub(self.idle_ms);
-        cluster.adopt_idle(&lease, connection, self.requests, since);
-        Ok(())
+        Ok(move |is_ours| {
+            if is_ours {
+                connection.thaw();
+                cluster.adopt_idle(&lease, connection, self.requests, since);
+            } else {
+                connection.set_moved();
+            }
+        })
     }
 }
 

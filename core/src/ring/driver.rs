@@ -214,7 +214,8 @@ impl Driver {
         }
     }
 
-    /// Fills a fresh socket with what another process had received and not used, and not yet sent.
+    /// Fills a fresh socket with what another process had received and not used, and not yet sent. Nothing is put in
+    /// flight until [`thaw`](Self::thaw): the other process may have it yet.
     pub(super) fn restore(&mut self, id: SlotId, state: &SocketState) {
         let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
         let Some(slot) = self.sockets.get_mut(id) else { return };
@@ -227,7 +228,7 @@ impl Driver {
         slot.eof = state.eof;
         slot.shutdown = state.shutdown;
         slot.activity = self.now.saturating_sub(state.idle_ms);
-        self.touch(id);
+        slot.frozen = true;
     }
 
     /// Asks the recv in flight to stop; its last completion is still to come.
@@ -600,9 +601,15 @@ impl Driver {
                     self.wake(id, task);
                 }
             }
-            // Stopped because the socket is to be handed over: nothing of this send has gone out.
-            _ if slot.frozen && -result == libc::ECANCELED => self.wake(id, task),
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => self.touch(id),
+            // Nothing of this send has gone out. Where it was stopped because the socket is to be handed over, somebody
+            // waits for that; a send that had gone to a kernel thread says EINTR then.
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
+                if slot.frozen {
+                    self.wake(id, task);
+                } else {
+                    self.touch(id);
+                }
+            }
             _ => {
                 slot.send_error = if result < 0 { -result } else { libc::EPIPE };
                 self.links.clear(&mut slot.output);

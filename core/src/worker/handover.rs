@@ -113,6 +113,8 @@ pub(super) struct Mover {
     /// Tells one attempt from the next.
     number: u64,
     open: Cell<bool>,
+    /// The other process has failed, whether it knows that or not: nothing more goes there.
+    given_up: Cell<bool>,
     task: Cell<TaskId>,
     queue: RefCell<VecDeque<Outgoing>>,
     /// Who waits for which answer, and the answers that have come.
@@ -136,6 +138,7 @@ impl Mover {
         Rc::new(Self {
             number,
             open: Cell::new(true),
+            given_up: Cell::new(false),
             task: Cell::new(TaskId::NONE),
             queue: RefCell::default(),
             waiting: RefCell::default(),
@@ -173,6 +176,12 @@ impl Mover {
             queued.set(false);
             ring.wake(task);
         }
+    }
+
+    /// Takes back what the other process has not answered for.
+    pub(super) fn give_up(&self, ring: &Ring) {
+        self.given_up.set(true);
+        ring.wake(self.task.get());
     }
 
     /// Queues a parcel and waits for the answer.
@@ -221,6 +230,10 @@ pub(super) async fn send_parcels(shared: Rc<Shared>, mover: Rc<Mover>, mut conne
     ring.spawn(move_idle(Rc::clone(&shared), Rc::clone(&mover)));
     let mut unanswered = 0_usize;
     loop {
+        if mover.given_up.get() {
+            // An answer comes before this or not at all.
+            connection.shut_down();
+        }
         match take_answers(&mut connection, &mover, &ring) {
             Ok(answers) => unanswered = unanswered.saturating_sub(answers),
             Err(why) => {
@@ -249,7 +262,8 @@ pub(super) async fn send_parcels(shared: Rc<Shared>, mover: Rc<Mover>, mut conne
 
 fn take_answers(connection: &mut Connection, mover: &Mover, ring: &Ring) -> Result<usize, String> {
     let mut answers = 0;
-    connection.flush().map_err(|error| error.to_string())?;
+    // If the other process is gone its last answers count nevertheless: what it has taken must not be driven here.
+    let flushed = connection.flush();
     while let Some(received) = connection.receive().map_err(|error| error.to_string())? {
         if let Message::ParcelReply(reply) = received.frame.message {
             answers += reply.accepted.len() + reply.refused.len();
@@ -262,7 +276,7 @@ fn take_answers(connection: &mut Connection, mover: &Mover, ring: &Ring) -> Resu
             }
         }
     }
-    Ok(answers)
+    flushed.map(|_| answers).map_err(|error| error.to_string())
 }
 
 fn send(
@@ -306,7 +320,7 @@ pub(super) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection)
     let mut incomplete = HashMap::<u64, Incomplete>::new();
     loop {
         let mut reply = ParcelReply::default();
-        let mut taken: Vec<Box<dyn FnOnce()>> = Vec::new();
+        let mut taken: Vec<Settle> = Vec::new();
         let mut ended = None;
         while taken.len() < limits::UNANSWERED_PARCELS {
             match connection.receive() {
@@ -323,8 +337,8 @@ pub(super) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection)
                     }
                     let whole = incomplete.remove(&id).unwrap_or_default();
                     match restore(&shared, &kind, whole) {
-                        Ok(start) => {
-                            taken.push(start);
+                        Ok(settle) => {
+                            taken.push(settle);
                             reply.accepted.push(id);
                         }
                         Err(reason) => reply.refused.push(RefusedParcel { id, reason }),
@@ -341,12 +355,20 @@ pub(super) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection)
         let is_full = taken.len() >= limits::UNANSWERED_PARCELS;
         if !reply.accepted.is_empty() || !reply.refused.is_empty() {
             // The answer goes first: once a session is driven here, the other process must not go on with it.
-            let _ = connection.send(&Frame::new(0, reply), &[]);
-            while connection.has_output() && connection.flush().is_ok() && connection.has_output() {
+            let mut sent = connection.send(&Frame::new(0, reply), &[]);
+            while sent.is_ok() && connection.has_output() {
                 ring.wait(ring.now() + limits::PARCEL_RETRY_MS).await;
+                sent = connection.flush().map(|_| ());
+            }
+            if let Err(error) = sent
+                && connection.peer_has_ended() == Some(false)
+            {
+                tracing::warn!(%error, "the process before goes on with connections that it had sent");
+                taken.into_iter().for_each(|settle| settle(false));
+                return;
             }
         }
-        taken.into_iter().for_each(|start| start());
+        taken.into_iter().for_each(|settle| settle(true));
         if let Some(why) = ended {
             tracing::debug!(why, "the process before sends no more connections");
             return;
@@ -355,12 +377,11 @@ pub(super) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection)
     }
 }
 
-/// Makes a session of a parcel; what is returned drives it.
-fn restore(shared: &Rc<Shared>, kind: &str, whole: Incomplete) -> Result<Box<dyn FnOnce()>, String> {
+/// Makes a session of a parcel.
+fn restore(shared: &Rc<Shared>, kind: &str, whole: Incomplete) -> Result<Settle, String> {
     if kind == IDLE {
         let parcel = IdleParcel::decode(&*whole.bytes).map_err(|error| error.to_string())?;
-        parcel.restore(&shared.context, whole.fds.into_iter().next())?;
-        return Ok(Box::new(|| ()));
+        return Ok(Box::new(parcel.restore(&shared.context, whole.fds.into_iter().next())?));
     }
     let parcel = SessionParcel::decode(&*whole.bytes).map_err(|error| error.to_string())?;
     let doors = shared.doors.borrow();
@@ -371,12 +392,29 @@ fn restore(shared: &Rc<Shared>, kind: &str, whole: Incomplete) -> Result<Box<dyn
     match (&door.service, kind) {
         (Service::Tcp(service), TCP) => {
             let session = Tcp::restore(context, Rc::clone(service), &door.gate, parcel, whole.fds)?;
-            Ok(Box::new(move || shared.spawn(session)))
+            Ok(settle(session, shared))
         }
         (Service::Http(service), HTTP1) => {
             let session = Http1::restore(context, Rc::clone(service), &door.gate, parcel, whole.fds)?;
-            Ok(Box::new(move || shared.spawn(session)))
+            Ok(settle(session, shared))
         }
         _ => Err(format!("listener {} does not speak {kind} any more", door.listener)),
     }
+}
+
+/// What becomes of a session that was taken: true drives it here, false leaves it to the process that has sent it.
+type Settle = Box<dyn FnOnce(bool)>;
+
+fn settle(mut session: impl Session + 'static, shared: Rc<Shared>) -> Settle {
+    Box::new(move |is_ours| {
+        if is_ours {
+            let (down, up) = session.sockets();
+            std::iter::once(down).chain(up).for_each(Socket::thaw);
+            shared.spawn(session);
+        } else {
+            session.set_moved();
+            drop(session);
+            shared.connection_ended();
+        }
+    })
 }

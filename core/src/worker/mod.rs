@@ -324,6 +324,9 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                     shared.accepting_stopped();
                 }
                 Message::Resume => {
+                    if let Some(mover) = shared.mover.borrow_mut().take() {
+                        mover.give_up(&ring);
+                    }
                     shared.accepts.set(Accepts::All);
                     shared.queues_are_anothers.set(false);
                     ring.wake_all();

@@ -40,7 +40,7 @@ impl Chain {
     pub(crate) fn start(config: &Config, options: &str, text: impl Fn(&Config) -> String) -> Self {
         let address = free_address();
         let text = text(&config.clone().listener(&format!("address = \"{address}\"")));
-        let instance = Instance::new(&text).options(options);
+        let instance = Instance::new(&text).options(&format!("{options} --handover live"));
         let newest = instance.start("0");
         Self { instance, newest, address }
     }

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 mod chain;
+mod failures;
 mod http1;
 mod tcp;
 

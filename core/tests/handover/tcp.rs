@@ -394,3 +394,24 @@ fn totals_and_gauges_are_right_while_connections_move() {
     assert_eq!(Stats::of(id).count("cluster.origin.upstream_cx_length_ms"), COUNT);
     assert_eq!(Stats::of(id).count("cluster.origin.upstream_cx_connect_ms"), COUNT);
 }
+
+#[test]
+fn half_closed_and_full_relays_move() {
+    once_and_often(|times| {
+        let (mut chain, origin, mut client, mut far) = relay(as_it_is);
+        let (mut other_client, mut other_far) = pair(&chain, &origin);
+        client.finish();
+        far.expect_eof();
+        other_far.finish();
+        other_client.expect_eof();
+        let (down, up) = (far.stuff(), other_client.stuff());
+        chain.restarts(times);
+        far.finish();
+        other_client.finish();
+        client.expect_pattern(&mut Checker::default(), down);
+        client.expect_eof();
+        other_far.expect_pattern(&mut Checker::default(), up);
+        other_far.expect_eof();
+        expect_nothing_active(chain.instance.base_id());
+    });
+}
