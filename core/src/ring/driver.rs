@@ -3,6 +3,7 @@
 //! One turn is: reap completions, run the tasks they woke, then [`Driver::flush`] what the tasks left behind (buffers
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
+mod moving;
 mod pressure;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use super::buffers::Pool;
 use super::kernel::{Completion, Kernel};
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
-use super::socket::{Kind, Link, Recv, SendVectors, Slot, SocketState, cancel_entry};
+use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
 use crate::base::slots::{SlotId, Slots};
@@ -196,43 +197,8 @@ impl Driver {
         self.touch(id);
     }
 
-    /// Stops what is in flight on a socket, and puts nothing in flight until [`thaw`](Self::thaw).
-    pub(super) fn freeze(&mut self, id: SlotId) {
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        slot.frozen = true;
-        if slot.sending {
-            self.push(&cancel_entry(Kind::Send, id));
-        }
-        self.stop_recv(id);
-    }
-
-    /// Takes [`freeze`](Self::freeze) back.
-    pub(super) fn thaw(&mut self, id: SlotId) {
-        if let Some(slot) = self.sockets.get_mut(id) {
-            slot.frozen = false;
-            self.touch(id);
-        }
-    }
-
-    /// Fills a fresh socket with what another process had received and not used, and not yet sent. Nothing is put in
-    /// flight until [`thaw`](Self::thaw): the other process may have it yet.
-    pub(super) fn restore(&mut self, id: SlotId, state: &SocketState) {
-        let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        if let Some(chunk) = input {
-            self.links.push_back(&mut slot.input, chunk);
-        }
-        if let Some(chunk) = output {
-            self.links.push_back(&mut slot.output, chunk);
-        }
-        slot.eof = state.eof;
-        slot.shutdown = state.shutdown;
-        slot.activity = self.now.saturating_sub(state.idle_ms);
-        slot.frozen = true;
-    }
-
     /// Asks the recv in flight to stop; its last completion is still to come.
-    fn stop_recv(&mut self, id: SlotId) {
+    pub(super) fn stop_recv(&mut self, id: SlotId) {
         if let Some(slot) = self.sockets.get_mut(id)
             && slot.recv == Recv::Armed
         {
