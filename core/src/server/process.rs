@@ -81,6 +81,8 @@ pub(super) struct Process<'a> {
     releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
+    /// Over which time clients are told to come back elsewhere, once all has moved that can.
+    farewell_ms: Option<u64>,
     /// Connections at the commit.
     at_commit: u64,
     /// The process has been told to stop.
@@ -111,6 +113,7 @@ impl<'a> Process<'a> {
             pausing: 0,
             releasing: 0,
             draining: None,
+            farewell_ms: None,
             at_commit: 0,
             stopping: false,
             deadline: None,
@@ -292,6 +295,7 @@ impl<'a> Process<'a> {
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
+                self.farewell_ms = None;
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -395,7 +399,9 @@ impl<'a> Process<'a> {
                 None => moving = false,
             }
         }
-        if !moving {
+        if moving {
+            self.farewell_ms = Some(drain.drain_ms);
+        } else {
             running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
         }
         self.draining = Some(Instant::now());
@@ -422,6 +428,11 @@ impl<'a> Process<'a> {
         } else if reported.elapsed() >= DRAIN_REPORT {
             *reported = Instant::now();
             link.connections_left(left);
+            // What has not moved in this time stays, and only then may its clients be told to close.
+            if let Some(over_ms) = self.farewell_ms.take() {
+                tracing::info!(connections = left, "connections stay: they end in their own time");
+                self.tell(|| Message::Farewell(Some(over_ms)));
+            }
         }
     }
 
