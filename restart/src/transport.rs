@@ -439,9 +439,8 @@ impl Connection {
         let received = match rustix::net::recvmsg(&self.fd, &mut into, &mut control, flags) {
             Ok(received) => received,
             // A peer that has hung up without reading everything: the kernel says so once, ahead of what it has sent.
-            Err(Errno::CONNRESET) => {
-                rustix::net::recvmsg(&self.fd, &mut into, &mut control, flags).map_err(TransportError::from)?
-            }
+            Err(Errno::CONNRESET) => rustix::net::recvmsg(&self.fd, &mut into, &mut control, flags)
+                .map_err(TransportError::from)?,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };

@@ -224,8 +224,9 @@ impl End {
         let mut left = count;
         while left > 0 {
             let piece = self.wire.read_exact(left.min(64 * 1024) as usize);
-            let piece = piece
-                .unwrap_or_else(|failure| panic!("{left} of {count} bytes of the pattern missing: {failure}"));
+            let piece = piece.unwrap_or_else(|failure| {
+                panic!("{left} of {count} bytes of the pattern missing: {failure}")
+            });
             checker.take(&piece);
             left -= piece.len() as u64;
         }

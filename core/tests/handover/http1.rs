@@ -228,7 +228,8 @@ fn responses_cut_anywhere_move() {
     let plain = "HTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello";
     let chunked =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nX-T: 1\r\n\r\n";
-    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let interim =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
     let (mut chain, origin) = web();
     let mut open = Vec::new();
     for (response, step) in [(plain, 3), (chunked, 3), (interim, 5)] {
@@ -497,9 +498,15 @@ fn log_lines_and_header_edits_survive() {
     client.send("lo");
     far.expect("hello");
     chain.restart();
-    far.send("HTTP/1.1 203 Fine\r\nServer: x\r\nX-A: origin\r\nContent-Length: 200002\r\n\r\n".to_owned() + &"ab".repeat(100_000));
+    far.send(
+        "HTTP/1.1 203 Fine\r\nServer: x\r\nX-A: origin\r\nContent-Length: 200002\r\n\r\n".to_owned()
+            + &"ab".repeat(100_000),
+    );
     let head = client.head().to_lowercase();
-    assert!(head.contains("x-a: route\r\n") && head.contains("x-b: 1\r\n") && !head.contains("server: x"), "{head}");
+    assert!(
+        head.contains("x-a: route\r\n") && head.contains("x-b: 1\r\n") && !head.contains("server: x"),
+        "{head}"
+    );
     chain.restart();
     client.expect("ab".repeat(100_000));
     far.send("cd");
