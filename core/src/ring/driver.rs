@@ -214,8 +214,7 @@ impl Driver {
         }
     }
 
-    /// Fills a fresh socket with what another process had received and not used, and not yet sent. Nothing is put in
-    /// flight until [`thaw`](Self::thaw): the other process may have it yet.
+    /// Fills a fresh socket with what another process had received or not yet sent; it is frozen until it is ours.
     pub(super) fn restore(&mut self, id: SlotId, state: &SocketState) {
         let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
         let Some(slot) = self.sockets.get_mut(id) else { return };
@@ -601,10 +600,9 @@ impl Driver {
                     self.wake(id, task);
                 }
             }
-            // Nothing of this send has gone out. Where it was stopped because the socket is to be handed over, somebody
-            // waits for that; a send that had gone to a kernel thread says EINTR then.
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) && slot.frozen => {
-                self.wake(id, task)
+            // Stopped because the socket is to be handed over (EINTR: by a kernel thread): nothing of it has gone out.
+            _ if slot.frozen && matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
+                self.wake(id, task);
             }
             _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => self.touch(id),
             _ => {
