@@ -567,15 +567,11 @@ impl Driver {
                     self.wake(id, task);
                 }
             }
-            // Nothing of this send has gone out. Where it was stopped because the socket is to be handed over, somebody
-            // waits for that; a send that had gone to a kernel thread says EINTR then.
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
-                if slot.frozen {
-                    self.wake(id, task);
-                } else {
-                    self.touch(id);
-                }
+            // Stopped because the socket is to be handed over (EINTR: by a kernel thread): nothing of it has gone out.
+            _ if slot.frozen && matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
+                self.wake(id, task);
             }
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => self.touch(id),
             _ => {
                 slot.send_error = if result < 0 { -result } else { libc::EPIPE };
                 self.links.clear(&mut slot.output);

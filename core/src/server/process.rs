@@ -28,6 +28,10 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often a process looks into its queues itself while another one may get the kernel's word of connections.
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
 
+/// How long it does that after another process has died that accepted from the same queues: until the kernel has taken
+/// its ring apart, it may tell the dead one.
+const AFTER_A_DEATH: Duration = Duration::from_secs(5);
+
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -85,6 +89,8 @@ pub(super) struct Process<'a> {
     releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
+    /// Over which time clients are told to come back elsewhere, once all has moved that can.
+    farewell_ms: Option<u64>,
     /// Connections at the commit.
     at_commit: u64,
     /// When this process ends although connections are left, once it has been replaced.
@@ -96,6 +102,8 @@ pub(super) struct Process<'a> {
     stopping: bool,
     /// When to look into the queues of listening sockets.
     queue_look: Option<Instant>,
+    /// Until when to look because another process has died, whose ring the kernel takes apart late.
+    look_until: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -122,12 +130,14 @@ impl<'a> Process<'a> {
             pausing: 0,
             releasing: 0,
             draining: None,
+            farewell_ms: None,
             at_commit: 0,
             shutdown_at: None,
             failing: false,
             failed_workers: 0,
             stopping: false,
             queue_look: None,
+            look_until: None,
             deadline: None,
             code: DONE,
         }
@@ -175,7 +185,8 @@ impl<'a> Process<'a> {
     fn mind_the_queues(&mut self) {
         let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
         let Some(link) = &mut self.link else { return };
-        if !(serves && self.pausing == 0 && link.has_strangers()) {
+        let after_a_death = self.look_until.is_some_and(|until| Instant::now() < until);
+        if !(serves && self.pausing == 0 && (after_a_death || link.has_strangers())) {
             self.queue_look = None;
         } else if self.queue_look.is_none() {
             self.queue_look = Some(Instant::now() + QUEUE_LOOK);
@@ -336,6 +347,8 @@ impl<'a> Process<'a> {
                 tracing::warn!("this process serves again");
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
                 self.shutdown_at = None;
+                self.farewell_ms = None;
+                self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -357,6 +370,7 @@ impl<'a> Process<'a> {
             Todo::AttemptFailed { why } => {
                 if self.draining.is_none() && self.pausing == 0 {
                     self.tell(|| Message::Look);
+                    self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 }
                 self.on_successor_failed(&why);
             }
@@ -471,7 +485,9 @@ impl<'a> Process<'a> {
                 None => moving = false,
             }
         }
-        if !moving {
+        if moving {
+            self.farewell_ms = Some(drain.drain_ms);
+        } else {
             running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
         }
         self.draining = Some(Instant::now());
@@ -502,6 +518,11 @@ impl<'a> Process<'a> {
         } else if reported.elapsed() >= DRAIN_REPORT {
             *reported = Instant::now();
             link.connections_left(left);
+            // What has not moved in this time stays, and only then may its clients be told to close.
+            if let Some(over_ms) = self.farewell_ms.take() {
+                tracing::info!(connections = left, "connections stay: they end in their own time");
+                self.tell(|| Message::Farewell(Some(over_ms)));
+            }
         }
     }
 

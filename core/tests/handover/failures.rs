@@ -12,7 +12,7 @@ use ouro_restart::{Connection, Frame};
 use crate::chain::{Chain, End, Origin};
 use crate::fake::{Peer, hello};
 use crate::support::stats::{expect, expect_nothing_active};
-use crate::support::{Config, eventually};
+use crate::support::{Config, Failure, QUIET, eventually};
 
 fn pairs(chain: &Chain, origin: &Origin, count: usize) -> Vec<(End, End)> {
     (0..count)
@@ -186,6 +186,16 @@ fn what_was_taken_by_a_child_that_dies_is_not_driven_by_two() {
 
 #[test]
 fn a_child_that_is_killed_right_after_the_commit() {
+    killed_after_commit(false);
+}
+
+#[test]
+#[ignore = "fails in one of fifteen kills: the next client is not accepted, as if the dead ring had eaten the wake-up"]
+fn a_client_right_after_a_child_was_killed() {
+    killed_after_commit(true);
+}
+
+fn killed_after_commit(probes: bool) {
     for _ in 0..5 {
         let (mut chain, origin, mut all) = chain(100);
         let next = chain.instance.spawn("auto", "");
@@ -211,6 +221,23 @@ fn a_child_that_is_killed_right_after_the_commit() {
             lives
         });
         println!("{} of {before} are left", all.len());
+        if !probes {
+            continue;
+        }
+        // The kernel takes the dead process's ring down a moment later: until then that may still accept a connection,
+        // which is then reset. Such a client comes again.
+        let mut probe = chain.client();
+        let probed = probe.wire.send(b"a").and_then(|()| probe.wire.read_some_within(QUIET).map(<[u8]>::len));
+        if probed == Err(Failure::TimedOut) {
+            let mut far = origin.accept();
+            far.expect("a");
+            far.send("b");
+            probe.expect("b");
+            all.push((probe, far));
+        } else {
+            println!("lost with the dead process: {probed:?}");
+            drop(probe);
+        }
         all.extend(pairs(&chain, &origin, 1));
         chain.restart();
         work(&mut all);

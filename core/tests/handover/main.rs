@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 mod chain;
+mod changes;
 mod failures;
 mod http1;
+mod seeded;
 mod tcp;
 
 // Shared with the other tests of processes; not everything of them is needed here.
