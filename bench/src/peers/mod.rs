@@ -238,6 +238,8 @@ impl Found {
                     file.into(),
                     "--concurrency".into(),
                     workers.into(),
+                    // Nothing of it is restarted, and other instances of the machine are none of its business.
+                    "--disable-hot-restart".into(),
                     "-l".into(),
                     level,
                 ]

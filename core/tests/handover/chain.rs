@@ -40,7 +40,7 @@ impl Chain {
     pub(crate) fn start(config: &Config, options: &str, text: impl Fn(&Config) -> String) -> Self {
         let address = free_address();
         let text = text(&config.clone().listener(&format!("address = \"{address}\"")));
-        let instance = Instance::new(&text).options(&format!("{options} --handover live"));
+        let instance = Instance::new(&text).options(&moving(options));
         let newest = instance.start("0");
         Self { instance, newest, address }
     }
@@ -251,4 +251,9 @@ fn queues(local: SocketAddr, remote: SocketAddr) -> Option<(u64, u64)> {
 pub(crate) fn once_and_often(check: impl Fn(usize)) {
     check(1);
     check(5);
+}
+
+/// These options, and that connections move unless they say otherwise.
+pub(crate) fn moving(options: &str) -> String {
+    if options.contains("--handover") { options.to_owned() } else { format!("{options} --handover live") }
 }
