@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod bind;
 pub mod demo;
 pub mod logging;
 pub mod resolve;

@@ -10,14 +10,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{Mode, fchmod};
 use ouro_restart::message::ListenSocket;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use crate::config::model::{Address, Listener};
+use crate::control;
 use crate::upstream;
 
 /// The sockets of one listener.
@@ -154,19 +154,6 @@ fn spread(
     Ok(Bound { sockets, address, copies, is_inherited })
 }
 
-fn open_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&SockAddr::from(address))?;
-    Ok(socket)
-}
-
 fn listen_tcp(socket: &SockRef<'_>, address: SocketAddr, backlog: i32) -> io::Result<()> {
     // Accepted sockets inherit their options, which saves the calls per connection.
     socket.set_tcp_nodelay(true)?;
@@ -184,7 +171,7 @@ fn inherit_tcp(mut fds: Vec<OwnedFd>, backlog: i32, workers: usize) -> io::Resul
     let address =
         fds.first().map_or_else(|| Err(io::Error::other("no socket")), |fd| local_ip(&SockRef::from(fd)))?;
     while fds.len() < workers {
-        fds.push(open_tcp(address, true)?.into());
+        fds.push(control::bind::tcp(address, true)?.into());
     }
     for fd in &fds {
         // Listening again changes the backlog and nothing else.
@@ -219,13 +206,13 @@ fn bind_tcp(address: SocketAddr, backlog: i32, workers: usize) -> io::Result<Soc
     // A shared port can be bound again by any process of the same user, who would then get half of our connections
     // without a word. Asking for it alone first tells.
     if address.port() != 0 {
-        drop(open_tcp(address, false)?);
+        drop(control::bind::tcp(address, false)?);
     }
-    let first = open_tcp(address, true)?;
+    let first = control::bind::tcp(address, true)?;
     let address = local_ip(&SockRef::from(&first))?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open_tcp(address, true)?);
+        sockets.push(control::bind::tcp(address, true)?);
     }
     for socket in &sockets {
         listen_tcp(&SockRef::from(socket), address, backlog)?;
@@ -234,23 +221,7 @@ fn bind_tcp(address: SocketAddr, backlog: i32, workers: usize) -> io::Result<Soc
 }
 
 fn bind_unix(path: &Path, listener: &Listener, workers: usize) -> io::Result<Sockets> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let address = SockAddr::unix(path)?;
-    // Before it is bound, so that nobody else gets in first.
-    fchmod(&socket, Mode::from_bits_truncate(listener.unix_mode))?;
-    if let Err(error) = socket.bind(&address) {
-        // A socket that nobody listens on was left behind by a process that died.
-        let stale = error.kind() == io::ErrorKind::AddrInUse
-            && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-            && std::os::unix::net::UnixStream::connect(path)
-                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        if !stale {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.unix_mode))?;
+    let socket = control::bind::unix(path, listener.unix_mode)?;
     socket.listen(listener.backlog)?;
     let fds = copies_for(vec![OwnedFd::from(socket)], workers)?;
     Ok((fds, listener.address.clone(), false))

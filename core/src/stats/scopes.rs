@@ -69,7 +69,6 @@ scope! {
         Counter ERROR_BODY "protocol_error.body" Count "Requests refused: the chunked body is malformed.";
         Counter ERROR_TLS "protocol_error.tls_on_plain_port" Count "Requests refused: a TLS handshake on a port without TLS.";
         Counter ERROR_UNSUPPORTED "protocol_error.unsupported" Count "Requests refused: CONNECT, an unknown expectation or coding.";
-        Counter ACCESS_LOG_LOST "access_log_lines_dropped" Count "Access-log lines lost because the writer was too slow.";
     }
 }
 
@@ -223,6 +222,7 @@ scope! {
         Counter STALLED_CUT_OFF "ring_stalled_cut_off" Count "Connections cut off because they held receive buffers for too long while others had none.";
         Gauge BUFFERS "ring_buffers" Count "Receive buffers.";
         Gauge BUFFERS_IN_USE "ring_buffers_in_use" Count "Receive buffers that hold bytes on their way.";
+        Counter ACCESS_LOG_LOST "access_log_lines_dropped" Count "Access-log lines lost because the writer was too slow.";
         Gauge SOCKETS "ring_sockets" Count "Sockets of the ring, upstream and closing ones included.";
     }
 }

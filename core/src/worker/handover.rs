@@ -36,14 +36,14 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
     session.attach();
     // The attempt that has left the session here.
     let mut refused_by = None;
-    // Set while the session waits for its turn to go.
-    let queued = Rc::default();
+    // Set while the session waits for its turn to go; made when it first has to.
+    let mut queued = None;
     while let Step::Wait(deadline) = session.advance() {
         let mover = shared.mover.borrow().clone();
         if let Some(mover) = mover
             && mover.open.get()
             && refused_by != Some(mover.number)
-            && mover.enter(ring.current_task(), &queued)
+            && mover.enter(ring.current_task(), queued.get_or_insert_default())
         {
             let moved = session.prepare_to_move() && move_away(session, &mover, &ring).await;
             mover.leave(&ring);

@@ -389,6 +389,7 @@ async fn keep_house(shared: Rc<Shared>) {
             let mut log = context.log.borrow_mut();
             log.flush();
             if log.dropped > 0 {
+                shared.stats.add(WorkerScope::ACCESS_LOG_LOST, log.dropped);
                 tracing::warn!(
                     lines = std::mem::take(&mut log.dropped),
                     "access-log lines lost: the writer is too slow"

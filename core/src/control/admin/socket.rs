@@ -1,19 +1,16 @@
 //! The socket of the admin interface: bound here, or taken over from another process.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use nix::sys::stat::{Mode, fchmod};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::config::model::Address;
+use crate::control::bind;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -36,8 +33,9 @@ impl AdminListener {
     /// When the address is taken or not ours.
     pub fn bind(address: &Address) -> io::Result<Self> {
         let socket = match address {
-            Address::Ip(address) => bind_tcp(*address)?,
-            Address::Unix(path) => bind_unix(path)?,
+            // Not shared: two processes must not get requests without knowing of each other.
+            Address::Ip(address) => bind::tcp(*address, false)?,
+            Address::Unix(path) => bind::unix(path, UNIX_MODE)?,
         };
         socket.listen(BACKLOG)?;
         Self::try_from(OwnedFd::from(socket))
@@ -99,38 +97,6 @@ impl TryFrom<OwnedFd> for AdminListener {
         };
         Ok(Self { socket, address })
     }
-}
-
-fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Not SO_REUSEPORT: two processes must not share requests without knowing of each other.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&SockAddr::from(address))?;
-    Ok(socket)
-}
-
-fn bind_unix(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let address = SockAddr::unix(path)?;
-    // Before it is bound, so that nobody else gets in first.
-    fchmod(socket.as_fd(), Mode::from_bits_truncate(UNIX_MODE))?;
-    if let Err(error) = socket.bind(&address) {
-        // A socket that nobody listens on was left behind by a process that died.
-        let stale = error.kind() == io::ErrorKind::AddrInUse
-            && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-            && std::os::unix::net::UnixStream::connect(path)
-                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        if !stale {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(UNIX_MODE))?;
-    Ok(socket)
 }
 
 /// A listening socket of either kind, inside the runtime.
@@ -195,6 +161,8 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
