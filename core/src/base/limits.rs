@@ -51,6 +51,9 @@ pub const GATHER_MS: u64 = 2;
 /// accepted: whoever has just connected is about to ask.
 pub const FIRST_REQUEST_MS: u64 = 1_000;
 
+/// What the task of a connection takes at most, its session included, bytes; a connection that waits costs little else.
+pub const TASK_BYTES: usize = 384;
+
 /// Tasks run between two looks at the completion queue.
 pub const TASKS_PER_TURN: usize = 1024;
 
