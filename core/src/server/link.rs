@@ -32,6 +32,12 @@ const RESTART: &str = "restart";
 /// Pause before more descriptors are sent when the kernel has too many on their way.
 const LATER: Duration = Duration::from_millis(1);
 
+/// How long connections are looked for after a process has died that accepted from the same queues as this one. The
+/// kernel takes the ring of a dead process apart in a thread of its own, after everybody has seen that end: until then the
+/// ring still waits for connections, and each that the kernel tells it of is one that nobody else hears of. That takes
+/// milliseconds; this is what it may take on a machine that is busy beyond measure.
+const AFTER_A_DEATH: Duration = Duration::from_secs(5);
+
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
@@ -85,6 +91,14 @@ impl<T: AsFd> Watched<T> {
     }
 }
 
+/// A process that has our listening sockets.
+struct Stranger {
+    /// Readable once it has ended.
+    process: OwnedFd,
+    /// It has not said that it accepts nothing any more.
+    may_accept: bool,
+}
+
 /// How restarts are done.
 pub(super) struct LinkOptions {
     pub(super) address: Address,
@@ -102,14 +116,18 @@ pub(super) struct Link {
     started: Instant,
     child: Child,
     up: Option<Watched<Connection>>,
+    /// The process before us, which has hung up, if nobody else can serve once it has ended.
+    dying: Option<AsyncFd<OwnedFd>>,
     /// A question whether somebody serves.
     probe: Option<Watched<Connection>>,
     parent: Option<Parent>,
     peers: HashMap<PeerId, Watched<Connection>>,
     /// Those of them that have got listening sockets.
     sharing: HashSet<PeerId>,
-    /// Processes with our listening sockets to whom we do not speak any more; readable once they have ended.
-    strangers: Vec<OwnedFd>,
+    /// Processes with our listening sockets to whom we do not speak any more.
+    strangers: Vec<Stranger>,
+    /// The ring of a dead process may hear of connections until then.
+    ring_of_the_dead_until: Option<Instant>,
     next_peer: PeerId,
     listener: Option<Watched<Listener>>,
     /// This process has bound it, and not got it from another one.
@@ -137,11 +155,13 @@ impl Link {
             identity,
             started: Instant::now(),
             up: None,
+            dying: None,
             probe: None,
             parent: None,
             peers: HashMap::new(),
             sharing: HashSet::new(),
             strangers: Vec::new(),
+            ring_of_the_dead_until: None,
             next_peer: 1,
             listener: None,
             has_bound: false,
@@ -233,13 +253,32 @@ impl Link {
         self.up(child::Event::Stopping);
     }
 
-    /// Whether a process that may hang has our listening sockets: the kernel may tell it of connections, and not us.
-    pub(super) fn has_strangers(&mut self) -> bool {
-        self.strangers.retain(|process| {
-            let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-            poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+    /// Whether the kernel may tell another process of connections, and not us: one that hangs, or one that has died.
+    pub(super) fn may_be_unheard(&mut self) -> bool {
+        let mut died = false;
+        self.strangers.retain(|stranger| {
+            let ended = has_ended(stranger.process.as_fd());
+            died |= ended && stranger.may_accept;
+            !ended
         });
-        !self.strangers.is_empty() || self.child.is_without_answer()
+        if died {
+            self.somebody_died();
+        }
+        let of_the_dead = self.ring_of_the_dead_until.is_some_and(|until| Instant::now() < until);
+        of_the_dead || !self.strangers.is_empty() || self.child.is_without_answer()
+    }
+
+    /// A process has our listening sockets, and from here on nobody will hear from it.
+    fn estrange(&mut self, process: Option<OwnedFd>, may_accept: bool) {
+        match process {
+            Some(process) => self.strangers.push(Stranger { process, may_accept }),
+            None if may_accept => self.somebody_died(),
+            None => {}
+        }
+    }
+
+    fn somebody_died(&mut self) {
+        self.ring_of_the_dead_until = Some(Instant::now() + AFTER_A_DEATH);
     }
 
     /// Does all that can be done now. Frames come before timers, and the process before us before the one after.
@@ -253,6 +292,11 @@ impl Link {
         {
             self.probe = None;
             self.up(child::Event::SomebodyServes(true));
+        }
+        if self.dying.as_ref().is_some_and(|process| has_ended(process.get_ref().as_fd())) {
+            self.dying = None;
+            self.probe = None;
+            self.up(child::Event::SomebodyServes(false));
         }
         self.accept();
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -288,6 +332,9 @@ impl Link {
                 if fd.inner.has_output() && !self.later {
                     ready |= fd.ready.poll_write_ready(cx).is_ready();
                 }
+            }
+            if let Some(process) = &self.dying {
+                ready |= process.poll_read_ready(cx).is_ready();
             }
             if let (Some(listener), true) = (&self.listener, self.serves) {
                 ready |= listener.ready.poll_read_ready(cx).is_ready();
@@ -342,8 +389,9 @@ impl Link {
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
             }
             Err(error) => {
-                let stranger = self.up.take().and_then(|up| up.inner.into_peer_process());
-                self.strangers.extend(stranger);
+                let process = self.up.take().and_then(|up| up.inner.into_peer_process());
+                self.dying = process.as_ref().and_then(|process| readiness(process.as_fd()).ok());
+                self.estrange(process, true);
                 Some(child::Event::ParentGone { why: error.to_string() })
             }
         }
@@ -368,8 +416,8 @@ impl Link {
             Err(error) => {
                 // What it has sent last may be nonsense, and the process alive.
                 let connection = self.peers.remove(&peer);
-                if self.sharing.remove(&peer) {
-                    self.strangers.extend(connection.and_then(|gone| gone.inner.into_peer_process()));
+                if let (true, Some(gone)) = (self.sharing.remove(&peer), connection) {
+                    self.estrange(gone.inner.into_peer_process(), true);
                 }
                 Some(parent::Event::PeerGone { peer, why: error.to_string() })
             }
@@ -393,11 +441,11 @@ impl Link {
                     drop(self.up.as_mut().map(|up| up.inner.send(&frame, &[])));
                 }
                 child::Action::Close => {
-                    let stranger = self.up.take().and_then(|mut up| {
+                    let may_accept = self.child.is_without_answer();
+                    if let Some(mut up) = self.up.take() {
                         let _ = up.inner.flush();
-                        up.inner.into_peer_process()
-                    });
-                    self.strangers.extend(stranger);
+                        self.estrange(up.inner.into_peer_process(), may_accept);
+                    }
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
                 // No state yet, and none that would have to be understood.
@@ -455,9 +503,9 @@ impl Link {
     }
 
     fn check_service(&mut self, elder: bool) {
-        let ended = self.up.as_ref().and_then(|up| up.inner.peer_has_ended());
-        if !elder && ended == Some(true) {
-            return self.up(child::Event::SomebodyServes(false));
+        if elder {
+            // Its end alone says nothing.
+            self.dying = None;
         }
         match self.connect() {
             Ok(mut probe) => {
@@ -501,7 +549,7 @@ impl Link {
                     if let Some(mut connection) = self.peers.remove(&peer) {
                         let _ = connection.inner.flush();
                         if self.sharing.remove(&peer) {
-                            self.strangers.extend(connection.inner.into_peer_process());
+                            self.estrange(connection.inner.into_peer_process(), true);
                         }
                     }
                 }
@@ -588,6 +636,10 @@ fn receive(
     });
     // What has come while this process was stopped is to be read before its timers act, and nothing has told of it yet.
     received.unwrap_or_else(|_| inner.receive())
+}
+
+fn has_ended(process: BorrowedFd<'_>) -> bool {
+    poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
 fn log(level: Level, text: &str) {

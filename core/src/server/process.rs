@@ -28,10 +28,6 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often a process looks into its queues itself while another one may get the kernel's word of connections.
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
 
-/// How long it does that after another process has died that accepted from the same queues: until the kernel has taken
-/// its ring apart, it may tell the dead one.
-const AFTER_A_DEATH: Duration = Duration::from_secs(5);
-
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -102,8 +98,6 @@ pub(super) struct Process<'a> {
     stopping: bool,
     /// When to look into the queues of listening sockets.
     queue_look: Option<Instant>,
-    /// Until when to look because another process has died, whose ring the kernel takes apart late.
-    look_until: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -137,7 +131,6 @@ impl<'a> Process<'a> {
             failed_workers: 0,
             stopping: false,
             queue_look: None,
-            look_until: None,
             deadline: None,
             code: DONE,
         }
@@ -181,12 +174,11 @@ impl<'a> Process<'a> {
         link.next()
     }
 
-    /// While another process hangs and has the listening sockets, connections are found by looking.
+    /// While another process may be told of connections instead of this one, they are found by looking.
     fn mind_the_queues(&mut self) {
         let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
         let Some(link) = &mut self.link else { return };
-        let after_a_death = self.look_until.is_some_and(|until| Instant::now() < until);
-        if !(serves && self.pausing == 0 && (after_a_death || link.has_strangers())) {
+        if !(serves && self.pausing == 0 && link.may_be_unheard()) {
             self.queue_look = None;
         } else if self.queue_look.is_none() {
             self.queue_look = Some(Instant::now() + QUEUE_LOOK);
@@ -348,7 +340,6 @@ impl<'a> Process<'a> {
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
                 self.shutdown_at = None;
                 self.farewell_ms = None;
-                self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -370,7 +361,6 @@ impl<'a> Process<'a> {
             Todo::AttemptFailed { why } => {
                 if self.draining.is_none() && self.pausing == 0 {
                     self.tell(|| Message::Look);
-                    self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 }
                 self.on_successor_failed(&why);
             }
@@ -520,8 +510,9 @@ impl<'a> Process<'a> {
             link.connections_left(left);
             // What has not moved in this time stays, and only then may its clients be told to close.
             if let Some(over_ms) = self.farewell_ms.take() {
-                tracing::info!(connections = left, "connections stay: they end in their own time");
+                // Whoever reads the line may rely on it.
                 self.tell(|| Message::Farewell(Some(over_ms)));
+                tracing::info!(connections = left, "connections stay: they end in their own time");
             }
         }
     }

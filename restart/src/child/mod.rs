@@ -508,7 +508,10 @@ impl Child {
         }
         self.linked = false;
         match self.phase {
-            Phase::Serving(Serving { presumed: false, .. }) => {
+            // Also one that hung: it was asked for before this one served that nobody else does, and to ask now would be to
+            // ask itself.
+            Phase::Serving(ref mut serving) => {
+                serving.presumed = false;
                 self.parent_ended(&format!("the old process has ended: {why}"));
             }
             // It had given its word: it accepts only if we hang up, and we have not.
