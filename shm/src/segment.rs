@@ -1,11 +1,12 @@
 //! A segment as a whole.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::core::{Core, now_ms};
 use crate::error::SegmentError;
-use crate::layout::DEFAULT_SIZE;
+use crate::layout::{DEFAULT_SIZE, header};
 use crate::member::Membership;
 use crate::memory::Memory;
 use crate::object::{self, Found};
@@ -120,6 +121,40 @@ impl Segment {
         }
     }
 
+    /// Attaches to the segment of this base id if there is one that can be used, and leaves everything as it is.
+    ///
+    /// # Errors
+    /// [`SegmentError::Foreign`] and [`SegmentError::Io`], as [`Segment::open`].
+    pub fn peek(base_id: u32) -> Result<Option<Self>, SegmentError> {
+        Ok(match object::find(base_id, false)? {
+            Found::Segment(core) => Some(Self { core: Arc::new(core) }),
+            Found::Nothing | Found::Bad(..) => None,
+        })
+    }
+
+    /// Makes a segment that goes on where another one ends, in which this process counts: `generations` processes before
+    /// it, the first of them started at `first_started_ms`. It has the name of the base id only once
+    /// [`Apart::establish`] gives it that; until then whoever looks finds the other one.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn create_apart(
+        options: &SegmentOptions,
+        generations: u64,
+        first_started_ms: u64,
+    ) -> Result<(Self, Apart), SegmentError> {
+        let (core, path) =
+            object::create_apart(options.base_id, options.size, generations, first_started_ms)?;
+        let apart = Apart { path: Some(path), base_id: options.base_id };
+        Ok((Self { core: Arc::new(core) }, apart))
+    }
+
+    /// A random number that no other segment has; 0 for one that only this process has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.core.load(header::SEGMENT_ID)
+    }
+
     /// Removes the name of a segment. Who has it attached keeps it.
     ///
     /// # Errors
@@ -172,6 +207,32 @@ impl Segment {
     #[must_use]
     pub fn live_processes(&self) -> Vec<Process> {
         self.core.slots().into_iter().map(|slot| slot.process).filter(|process| process.alive).collect()
+    }
+}
+
+/// A segment that has not got its name yet. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Apart {
+    path: Option<PathBuf>,
+    base_id: u32,
+}
+
+impl Apart {
+    /// The segment takes the place of whatever has its name. Who has that one attached keeps it.
+    ///
+    /// # Errors
+    /// Those of `rename(2)`; the segment is without a name then, and works all the same.
+    pub fn establish(mut self) -> io::Result<()> {
+        let Some(path) = self.path.take() else { return Ok(()) };
+        std::fs::rename(&path, object::path(self.base_id)).inspect_err(|_| self.path = Some(path))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! The process's place in the shared segment: where everything that it counts is filed.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ouro_restart::Blob;
 use ouro_shm::{
-    Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions, Snapshot,
-    Stripe,
+    Apart, Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions,
+    Snapshot, Stripe, Totals,
 };
 
 use super::Options;
+use super::totals::{self, Carried};
 use crate::config::model::{Address, Cluster, Model, Protocol};
 use crate::stats::render::server;
 use crate::stats::{ClusterScope, Entities, ListenerEntities, ServerScope};
@@ -38,12 +41,16 @@ pub(super) struct Counting {
     stripe: Stripe,
     server: Block<ServerScope>,
     started: Instant,
+    /// What was counted in the segment of the process before, if that is another one.
+    totals: RefCell<Totals>,
+    /// The segment has not got its name yet.
+    apart: Cell<Option<Apart>>,
 }
 
 impl Counting {
     /// Joins the instance and files the parts of the configuration in its segment.
     pub(super) fn start(
-        segment: &Segment,
+        Opened { segment, apart, carried }: Opened,
         options: &Options,
         model: &Model,
         epoch: u32,
@@ -71,16 +78,38 @@ impl Counting {
         let stripe = membership.stripe(CONTROL);
         let server = stripe.block(membership.register(&[]));
         server.add(ServerScope::CONFIG_WARNINGS, model.warnings.len() as u64);
-        let entities = Arc::new(entities);
-        let counting = Self { membership, entities, epoch, stripe, server, started: Instant::now() };
+        let mut totals = membership.totals();
+        totals.set(&carried.entities);
+        let counting = Self {
+            entities: Arc::new(entities),
+            epoch,
+            stripe,
+            server,
+            started: Instant::now(),
+            totals: RefCell::new(totals),
+            apart: Cell::new(apart),
+            membership,
+        };
         counting.report();
         Ok(counting)
     }
 
-    /// The process serves now; counts how long it took to get here.
+    /// The process serves now: its segment is that of the instance. Counts how long it took to get here.
     pub(super) fn count_start(&self) {
+        if let Some(Err(error)) = self.apart.take().map(Apart::establish) {
+            tracing::error!(%error, "the counters cannot be read from outside: their segment gets no name");
+        }
         #[allow(clippy::cast_possible_truncation)] // 2^64 microseconds are enough
         self.server.record(ServerScope::INITIALIZATION_TIME, self.started.elapsed().as_micros() as u64);
+    }
+
+    /// What the process before has counted in its own segment, all of it: these replace those that it started with.
+    pub(super) fn take_totals(&self, blobs: &[Blob]) {
+        match totals::read(blobs) {
+            Ok(carried) => self.totals.borrow_mut().set(&carried.entities),
+            Err(error) => tracing::warn!(%error, "the last totals of the process before are broken"),
+        }
+        self.report();
     }
 
     /// Where the control thread counts about a cluster.
@@ -141,22 +170,75 @@ impl Counting {
     }
 }
 
-/// Opens the segment of the instance; says, too, what its base id is.
-pub(super) fn open(options: &Options, model: &Model) -> Result<(Segment, u32), SegmentError> {
+/// Where a process will count, as far as that is clear before it has met the process before.
+pub(super) struct Place {
+    pub(super) base_id: u32,
+    /// Random number of the segment that has the name of the instance; 0 for none that can be used.
+    pub(super) segment_id: u64,
+    /// A segment that is this process's own from the beginning.
+    pub(super) own: Option<Segment>,
+    size: u64,
+}
+
+/// Which process comes before this one.
+pub(super) enum Before {
+    /// None.
+    Nobody,
+    /// One that counts in the segment that has the name of the instance.
+    Sharing,
+    /// One that counts elsewhere, and what it has counted.
+    Elsewhere(Vec<Blob>),
+}
+
+/// A segment to count in.
+pub(super) struct Opened {
+    segment: Segment,
+    apart: Option<Apart>,
+    carried: Carried,
+}
+
+/// Finds out where this process will count.
+pub(super) fn find(options: &Options, model: &Model) -> Result<Place, SegmentError> {
     let size = model.server.stats_memory;
-    match options.instance {
-        _ if options.restart.disabled => {
-            let base_id = if let Instance::BaseId(base_id) = options.instance { base_id } else { 0 };
-            Ok((Segment::private(size), base_id))
+    let (base_id, own) = match options.instance {
+        Instance::BaseId(base_id) if options.restart.disabled => (base_id, Some(Segment::private(size))),
+        Instance::Dynamic if options.restart.disabled => (0, Some(Segment::private(size))),
+        Instance::BaseId(base_id) => (base_id, None),
+        Instance::Dynamic => {
+            let (segment, base_id) = Segment::create_dynamic(size)?;
+            (base_id, Some(segment))
         }
-        Instance::BaseId(base_id) => {
-            let (segment, events) = Segment::open(&SegmentOptions { base_id, size })?;
+    };
+    let segment_id = match &own {
+        Some(segment) => segment.id(),
+        None => Segment::peek(base_id)?.map_or(0, |segment| segment.id()),
+    };
+    Ok(Place { base_id, segment_id, own, size })
+}
+
+/// Opens the segment of the instance. Another one than that of the process before is made beside it: should this process
+/// not come to serve, nothing has happened.
+pub(super) fn open(place: &Place, before: Before) -> Result<Opened, String> {
+    let unkept = |error: SegmentError| format!("the counters cannot be kept: {error}");
+    let options = SegmentOptions { base_id: place.base_id, size: place.size };
+    let opened = |segment| Opened { segment, apart: None, carried: Carried::default() };
+    match (before, &place.own) {
+        (_, Some(own)) => Ok(opened(own.clone())),
+        (Before::Elsewhere(blobs), None) => {
+            let carried = totals::read(&blobs)
+                .map_err(|error| format!("the totals of the process before are broken: {error}"))?;
+            let (segment, apart) =
+                Segment::create_apart(&options, carried.generations, carried.first_started_ms)
+                    .map_err(unkept)?;
+            Ok(Opened { segment, apart: Some(apart), carried })
+        }
+        (Before::Nobody | Before::Sharing, None) => {
+            let (segment, events) = Segment::open(&options).map_err(unkept)?;
             for event in events {
                 tracing::warn!("{event}");
             }
-            Ok((segment, base_id))
+            Ok(opened(segment))
         }
-        Instance::Dynamic => Segment::create_dynamic(size),
     }
 }
 

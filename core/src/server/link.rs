@@ -17,13 +17,16 @@ use ouro_restart::message::{
 use ouro_restart::parent::{self, Parent, Part, PeerId};
 use ouro_restart::transport::{Flushed, Received, TransportError};
 use ouro_restart::{
-    Address, Connection, Deadlines, Frame, Identity, Level, Listener, listen_sockets_reply, state_reply,
-    totals_reply,
+    Address, Blob, Connection, Deadlines, Frame, Identity, Level, Listener, listen_sockets_reply,
+    state_reply, totals_reply,
 };
+use ouro_shm::Segment;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::counting::Before;
 use super::listen::Passed;
+use super::totals;
 use crate::ring::readiness;
 
 /// Purpose of the restart socket itself.
@@ -41,7 +44,7 @@ const AFTER_A_DEATH: Duration = Duration::from_secs(5);
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
-    Prepare { epoch: u32 },
+    Prepare { epoch: u32, before: Before },
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
     /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`].
@@ -60,6 +63,8 @@ pub(super) enum Todo {
     Exit { why: String, cut: u64 },
     /// This process cannot become what it was started for.
     Fail { why: String },
+    /// The process before ends: what it has counted in its own segment.
+    TakeTotals(Vec<Blob>),
     /// An operator asks for a restart.
     Restart(RestartRequest, Operator),
 }
@@ -139,6 +144,13 @@ pub(super) struct Link {
     fds: Vec<OwnedFd>,
     inherited: Vec<Passed>,
     offered: Vec<Passed>,
+    /// Where this process counts.
+    segment: Option<Segment>,
+    /// What the process before had counted elsewhere when we came.
+    carried: Vec<Blob>,
+    /// What we have counted, on its way to the next process.
+    counted: Vec<Blob>,
+    was_asked_for_totals: bool,
     todo: VecDeque<Todo>,
     /// Something could not be sent for want of room for descriptors.
     later: bool,
@@ -170,6 +182,10 @@ impl Link {
             fds: Vec::new(),
             inherited: Vec::new(),
             offered: Vec::new(),
+            segment: None,
+            carried: Vec::new(),
+            counted: Vec::new(),
+            was_asked_for_totals: false,
             todo: VecDeque::new(),
             later: false,
         };
@@ -190,6 +206,18 @@ impl Link {
     /// These sockets go to the next process.
     pub(super) fn offer(&mut self, sockets: Vec<Passed>) {
         self.offered = sockets;
+    }
+
+    /// This is where this process counts.
+    pub(super) fn set_segment(&mut self, segment: Segment) {
+        self.identity.segment_id = segment.id();
+        self.segment = Some(segment);
+    }
+
+    /// Whether counters would be lost if this process, though replaced and without connections, ended now: those of the
+    /// process before, which come to it, or those that go through its segment to the next process.
+    pub(super) fn must_stay(&self) -> bool {
+        self.child.holds_totals() || (self.was_asked_for_totals && self.up.is_some())
     }
 
     /// Sockets that are bound to these addresses are nobody's any more. A copy would keep them open, and have them take
@@ -449,7 +477,11 @@ impl Link {
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
                 // No state yet, and none that would have to be understood.
-                child::Action::AdoptState { .. } | child::Action::AdoptTotals { .. } => {}
+                child::Action::AdoptState { .. } => {}
+                child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
+                child::Action::AdoptTotals { blobs, last: true } => {
+                    self.todo.push_back(Todo::TakeTotals(blobs));
+                }
                 child::Action::Prepare { epoch, cold } => self.prepare(epoch, cold),
                 child::Action::CheckService { elder } => self.check_service(elder),
                 child::Action::TakeOver { epoch } => self.take_over(epoch),
@@ -499,7 +531,14 @@ impl Link {
                 Err(why) => return self.up(child::Event::Failed { why }),
             }
         }
-        self.todo.push_back(Todo::Prepare { epoch });
+        let before = match self.child.parent() {
+            None => Before::Nobody,
+            Some(_) if self.child.parent_has_other_segment() => {
+                Before::Elsewhere(std::mem::take(&mut self.carried))
+            }
+            Some(_) => Before::Sharing,
+        };
+        self.todo.push_back(Todo::Prepare { epoch, before });
     }
 
     fn check_service(&mut self, elder: bool) {
@@ -593,8 +632,16 @@ impl Link {
             .into_iter()
             .chain(self.offered.iter().map(|passed| (&passed.described, passed.fd.as_fd())))
             .collect();
-        if part == Part::ListenSockets {
-            self.sharing.insert(peer);
+        match part {
+            Part::ListenSockets => {
+                self.sharing.insert(peer);
+                self.was_asked_for_totals = false;
+            }
+            Part::Totals if cursor == 0 => {
+                self.was_asked_for_totals = true;
+                self.counted = self.segment.as_ref().map(totals::blobs).unwrap_or_default();
+            }
+            Part::Totals | Part::State => {}
         }
         let (message, range) = match part {
             Part::ListenSockets => {
@@ -603,7 +650,7 @@ impl Link {
                 (Message::from(reply), range)
             }
             Part::State => (state_reply(&[], cursor).into(), 0..0),
-            Part::Totals => (totals_reply(&[], cursor).into(), 0..0),
+            Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();
         if let Some(peer) = self.peers.get_mut(&peer) {

@@ -10,6 +10,7 @@ use ouro_restart::parent::PeerId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+use super::counting::{self, Before};
 use super::link::{Link, Operator, Todo};
 use super::listen::Passed;
 use super::notify;
@@ -139,7 +140,7 @@ impl<'a> Process<'a> {
     /// Runs to the end; the exit code.
     pub(super) async fn run(mut self) -> u8 {
         if self.link.is_none() {
-            match self.prepare(0, Vec::new()).await {
+            match self.prepare(0, Before::Nobody, Vec::new()).await {
                 Ok(_) => self.take_over(0),
                 Err(error) => return fail(&error),
             }
@@ -304,9 +305,9 @@ impl<'a> Process<'a> {
     /// Does what a restart asks for; the exit code where that is the end.
     async fn act(&mut self, todo: Todo) -> Option<u8> {
         match todo {
-            Todo::Prepare { epoch } => {
+            Todo::Prepare { epoch, before } => {
                 let inherited = self.link.as_mut().map(Link::take_inherited).unwrap_or_default();
-                match self.prepare(epoch, inherited).await {
+                match self.prepare(epoch, before, inherited).await {
                     Ok(released) => {
                         let workers = u32::try_from(self.alive).unwrap_or(u32::MAX);
                         if let Some(link) = &mut self.link {
@@ -391,18 +392,32 @@ impl<'a> Process<'a> {
                 self.failing = true;
                 self.deadline = Some(after(self.surroundings.model.server.shutdown_timeout_ms));
             }
+            Todo::TakeTotals(blobs) => {
+                if let Some(running) = &self.running {
+                    running.counting.take_totals(&blobs);
+                }
+            }
             Todo::Restart(request, operator) => self.start_successor(Some(request), Some(operator)),
         }
         None
     }
 
-    async fn prepare(&mut self, epoch: u32, inherited: Vec<Passed>) -> Result<Vec<String>, String> {
+    async fn prepare(
+        &mut self,
+        epoch: u32,
+        before: Before,
+        inherited: Vec<Passed>,
+    ) -> Result<Vec<String>, String> {
+        let opened = counting::open(self.surroundings.place, before)?;
         let Prepared { running, offered, released } =
-            Running::prepare(self.surroundings, epoch, inherited).await?;
+            Running::prepare(self.surroundings, opened, epoch, inherited).await?;
         self.alive = running.workers.len();
         self.running = Some(running);
         if let Some(link) = &mut self.link {
             link.offer(offered);
+            if let Some(running) = &self.running {
+                link.set_segment(running.counting.segment().clone());
+            }
         }
         Ok(released)
     }
@@ -499,7 +514,8 @@ impl<'a> Process<'a> {
     fn look(&mut self) {
         let left = self.connections();
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        if left == 0 && self.releasing == 0 {
+        let stays = link.must_stay() && !self.failing;
+        if left == 0 && self.releasing == 0 && !stays {
             self.draining = None;
             if self.failing {
                 return self.end_soon(LAST_WORDS_MS);

@@ -17,6 +17,7 @@ mod load;
 mod parents;
 mod refusals;
 mod steady;
+mod totals;
 mod wakeups;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]

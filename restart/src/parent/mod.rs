@@ -319,6 +319,7 @@ impl Parent {
             base_id: identity.base_id,
             busy: hello.probe && matches!(self.phase, Phase::Attempt(_)),
             elder: self.elder,
+            segment_id: identity.segment_id,
         };
         self.send(id, request_id, reply);
     }
