@@ -94,6 +94,7 @@ fn a_segment_of_another_layout_is_followed_by_one_that_goes_on() {
         scene.ask(2);
         idle.get("/last");
         idle.expect_eof();
+        drop(idle);
         process.expect_exit(0, "has been replaced");
         connections += 8;
         requests += 9;
@@ -152,6 +153,7 @@ fn what_the_parent_has_counted_survives_a_child_that_is_killed() {
     let next = scene.instance.start("auto");
     idle.get("/last");
     idle.expect_eof();
+    drop(idle);
     parent.expect_exit(0, "has been replaced");
     scene.ask(1);
     scene.expect_counted(7, 8);
@@ -179,6 +181,7 @@ fn a_process_in_the_middle_waits_for_the_last_totals_of_the_one_before() {
         assert!(middle.is_running(), "{ages:?}: it has not waited");
         idle.get("/last");
         idle.expect_eof();
+        drop(idle);
         oldest.expect_exit(0, "has been replaced");
         middle.expect_exit(0, "has been replaced");
         scene.expect_counted(3, 4);
