@@ -9,16 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ouro_restart::child::{self, Child};
-use ouro_restart::message::{
-    DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartReport, RestartRequest,
-};
+use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::{Flushed, Received, TransportError};
+use ouro_restart::transport::Received;
 use ouro_restart::{
-    Address, Blob, Connection, Deadlines, Frame, Identity, Level, Listener, listen_sockets_reply,
-    state_reply, totals_reply,
+    Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
+    totals_reply,
 };
 use ouro_shm::Segment;
 use tokio::io::Interest;
@@ -26,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::counting::Before;
 use super::listen::Passed;
+use super::peers::{Operator, Stranger, Watched, has_ended, log, receive};
 use super::totals;
 use crate::ring::readiness;
 
@@ -47,8 +45,8 @@ pub(super) enum Todo {
     Prepare { epoch: u32, before: Before },
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
-    /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`].
-    StopAccepting,
+    /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`]. The process with this id serves.
+    StopAccepting { pid: u32 },
     /// Take that back.
     ResumeAccepting,
     /// It will not be taken back.
@@ -57,8 +55,8 @@ pub(super) enum Todo {
     BeginDrain { drain: DrainListeners, live: Option<PeerId> },
     /// Take connections of a worker of the process before.
     TakeParcels { worker: u32, channel: Box<Connection> },
-    /// A successor has failed; this process serves.
-    AttemptFailed { why: String },
+    /// The process with this id has failed to take over; this process serves.
+    AttemptFailed { pid: u32, why: String },
     /// End.
     Exit { why: String, cut: u64 },
     /// This process cannot become what it was started for.
@@ -67,41 +65,6 @@ pub(super) enum Todo {
     TakeTotals(Vec<Blob>),
     /// An operator asks for a restart.
     Restart(RestartRequest, Operator),
-}
-
-/// Who has asked for a restart and waits for a report.
-pub(super) struct Operator {
-    connection: Watched<Connection>,
-    request_id: u32,
-}
-
-impl Operator {
-    /// Says how the restart went.
-    pub(super) fn report(mut self, report: RestartReport) {
-        // Whoever has gone away does not want to know.
-        let _ = self.connection.inner.send(&Frame::new(self.request_id, report), &[]);
-    }
-}
-
-/// A connection or the restart socket, and when it is ready.
-struct Watched<T> {
-    inner: T,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl<T: AsFd> Watched<T> {
-    fn new(inner: T) -> io::Result<Self> {
-        let ready = readiness(inner.as_fd())?;
-        Ok(Self { inner, ready })
-    }
-}
-
-/// A process that has our listening sockets.
-struct Stranger {
-    /// Readable once it has ended.
-    process: OwnedFd,
-    /// It has not said that it accepts nothing any more.
-    may_accept: bool,
 }
 
 /// How restarts are done.
@@ -592,10 +555,10 @@ impl Link {
                         }
                     }
                 }
-                parent::Action::StopAccepting => {
+                parent::Action::StopAccepting { pid } => {
                     self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
                     self.serves = false;
-                    self.todo.push_back(Todo::StopAccepting);
+                    self.todo.push_back(Todo::StopAccepting { pid });
                 }
                 parent::Action::ResumeAccepting => {
                     self.serves = true;
@@ -611,8 +574,8 @@ impl Link {
                     self.todo.push_back(Todo::BeginDrain { drain, live: live.then_some(peer) });
                 }
                 parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
-                parent::Action::AttemptFailed { why, .. } => {
-                    self.todo.push_back(Todo::AttemptFailed { why });
+                parent::Action::AttemptFailed { pid, why, .. } => {
+                    self.todo.push_back(Todo::AttemptFailed { pid, why });
                 }
                 parent::Action::CloseListeners => {
                     self.listener = None;
@@ -657,42 +620,5 @@ impl Link {
             // That it cannot be sent is seen again when receiving.
             let _ = peer.inner.send(&Frame::new(request_id, message), &fds);
         }
-    }
-}
-
-/// The next frame of a connection; sends first what waits to be sent.
-fn receive(
-    connection: &mut Watched<Connection>,
-    later: &mut bool,
-) -> Result<Option<Received>, TransportError> {
-    let Watched { inner, ready } = connection;
-    if inner.has_output() {
-        let flushed = ready.try_io(Interest::WRITABLE, |_| match inner.flush() {
-            Ok(Flushed::WhenWritable) => Err(io::ErrorKind::WouldBlock.into()),
-            other => Ok(other),
-        });
-        match flushed {
-            Ok(Ok(Flushed::Later)) => *later = true,
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(_)) | Err(_) => {}
-        }
-    }
-    let received = ready.try_io(Interest::READABLE, |_| match inner.receive() {
-        Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
-        other => Ok(other),
-    });
-    // What has come while this process was stopped is to be read before its timers act, and nothing has told of it yet.
-    received.unwrap_or_else(|_| inner.receive())
-}
-
-fn has_ended(process: BorrowedFd<'_>) -> bool {
-    poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
-}
-
-fn log(level: Level, text: &str) {
-    match level {
-        Level::Warn => tracing::warn!("{text}"),
-        Level::Info => tracing::info!("{text}"),
-        Level::Debug => tracing::debug!("{text}"),
     }
 }

@@ -5,6 +5,7 @@ mod counting;
 mod link;
 mod listen;
 mod notify;
+mod peers;
 mod process;
 mod running;
 mod successor;

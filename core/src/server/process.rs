@@ -11,9 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::counting::{self, Before};
-use super::link::{Link, Operator, Todo};
+use super::link::{Link, Todo};
 use super::listen::Passed;
 use super::notify;
+use super::peers::Operator;
 use super::running::{Prepared, Running};
 use super::successor::{self, CommandLine, Launch, Successor};
 use super::workers::Event;
@@ -326,14 +327,17 @@ impl<'a> Process<'a> {
                 // Of what came last, the kernel may have told a parent that was killed.
                 self.tell(|| Message::Look);
             }
-            Todo::StopAccepting => {
+            Todo::StopAccepting { pid } => {
                 tracing::info!("another process serves from here on");
                 self.pausing = self.alive;
                 if let Some(running) = &mut self.running {
                     running.stand_back();
                 }
                 if let Some(successor) = self.successor.take() {
-                    successor.report(self.epoch.saturating_add(1), Ok(()));
+                    let other =
+                        format!("process {pid}, which was not started for this, has taken over first");
+                    let outcome = if successor.is(pid) { Ok(()) } else { Err(&*other) };
+                    successor.report(self.epoch.saturating_add(1), outcome);
                 }
             }
             Todo::ResumeAccepting => {
@@ -359,11 +363,16 @@ impl<'a> Process<'a> {
                     running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
                 }
             }
-            Todo::AttemptFailed { why } => {
+            Todo::AttemptFailed { pid, why } => {
                 if self.draining.is_none() && self.pausing == 0 {
                     self.tell(|| Message::Look);
                 }
-                self.on_successor_failed(&why);
+                // Whoever waits for a report waits for that of his own.
+                if self.successor.as_ref().is_none_or(|successor| successor.is(pid)) {
+                    self.on_successor_failed(&why);
+                } else {
+                    tracing::error!(pid, "another process has failed to take over: {why}");
+                }
             }
             Todo::Exit { why, cut } => {
                 tracing::info!(why, connections = cut, "this process has been replaced and ends");

@@ -14,6 +14,7 @@ mod instance;
 mod kills;
 mod listeners;
 mod load;
+mod operators;
 mod parents;
 mod refusals;
 mod steady;
