@@ -83,13 +83,14 @@ impl Segment {
     }
 
     /// Makes a segment under a base id that nobody uses: the lowest from 1 on that has no segment, or else one whose
-    /// processes are all dead; that one's counters are lost.
+    /// processes are all dead; that one's counters are lost. Base ids that are not `free` in some other way are left out.
     ///
     /// # Errors
     /// [`SegmentError::Full`] if there is none, otherwise as [`Segment::open`].
-    pub fn create_dynamic(size: u64) -> Result<(Self, u32), SegmentError> {
+    pub fn create_dynamic(size: u64, free: impl Fn(u32) -> bool) -> Result<(Self, u32), SegmentError> {
         for base_id in 1..=DYNAMIC_IDS {
             if object::path(base_id).symlink_metadata().is_err()
+                && free(base_id)
                 && let Some(core) = object::create(base_id, size)?
             {
                 return Ok((Self { core: Arc::new(core) }, base_id));
@@ -98,7 +99,10 @@ impl Segment {
         for base_id in 1..=DYNAMIC_IDS {
             let Ok(Found::Segment(core)) = object::find(base_id, false) else { continue };
             let Ok(lock) = core.lock() else { continue };
-            if lock.slots().iter().any(|slot| slot.process.alive) || object::unlink(base_id).is_err() {
+            if lock.slots().iter().any(|slot| slot.process.alive)
+                || !free(base_id)
+                || object::unlink(base_id).is_err()
+            {
                 continue;
             }
             if let Some(core) = object::create(base_id, size)? {

@@ -1,10 +1,12 @@
 //! The process's place in the shared segment: where everything that it counts is filed.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ouro_restart::Blob;
+use ouro_restart::child::ConnectFailure;
+use ouro_restart::{Blob, Connection};
 use ouro_shm::{
     Apart, Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions,
     Snapshot, Stripe, Totals,
@@ -31,6 +33,10 @@ const CONTROL: u32 = u32::MAX;
 
 /// How often a process looks for others that are gone.
 const FOLD_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long a process that serves may take to be gone once its restart socket is, and how often that is looked for.
+const DEATH_PATIENCE_MS: u64 = 1_000;
+const DEATH_RETRY: Duration = Duration::from_millis(10);
 
 /// See the module.
 pub(super) struct Counting {
@@ -205,20 +211,57 @@ pub(super) fn find(options: &Options, model: &Model) -> Result<Place, SegmentErr
         Instance::Dynamic if options.restart.disabled => (0, Some(Segment::private(size))),
         Instance::BaseId(base_id) => (base_id, None),
         Instance::Dynamic => {
-            let (segment, base_id) = Segment::create_dynamic(size)?;
+            let socket_path = options.restart.socket_path.as_deref();
+            let (segment, base_id) = Segment::create_dynamic(size, |base_id| is_free(socket_path, base_id))?;
             (base_id, Some(segment))
         }
     };
     let segment_id = match &own {
         Some(segment) => segment.id(),
-        None => Segment::peek(base_id)?.map_or(0, |segment| segment.id()),
+        None => match Segment::peek(base_id) {
+            Ok(found) => found.map_or(0, |segment| segment.id()),
+            // Should there be a process to take over from, it is the one to say that it belongs to somebody else.
+            Err(SegmentError::Foreign { .. }) => 0,
+            Err(error) => return Err(error),
+        },
     };
     Ok(Place { base_id, segment_id, own, size })
 }
 
+/// Whether nobody answers at the restart socket of this base id. The processes of an instance may be dead and its socket
+/// not yet closed, or there may be one that has not joined the segment.
+fn is_free(socket_path: Option<&OsStr>, base_id: u32) -> bool {
+    // What is wrong with the directory is said when the socket is bound.
+    let Ok(address) = super::restart_address(socket_path, base_id) else { return true };
+    matches!(Connection::connect(&address), Err((ConnectFailure::Nobody, _)))
+}
+
+/// Waits until nobody serves in this segment, who would have to be taken over from. A process that was killed a moment ago
+/// does, as long as it is there.
+///
+/// # Errors
+/// Who serves, in words.
+async fn nobody_serves(segment: &Segment, base_id: u32) -> Result<(), String> {
+    let until = super::after(DEATH_PATIENCE_MS);
+    loop {
+        let processes = segment.live_processes();
+        let Some(other) = processes.iter().find(|process| process.state == ProcessState::Serving) else {
+            return Ok(());
+        };
+        if tokio::time::Instant::now() >= until {
+            return Err(format!(
+                "process {} serves with base id {base_id} already, but does not answer at the restart socket of this one: \
+                 is its --socket-path or its $XDG_RUNTIME_DIR another one? A second instance needs another --base-id",
+                other.pid
+            ));
+        }
+        tokio::time::sleep(DEATH_RETRY).await;
+    }
+}
+
 /// Opens the segment of the instance. Another one than that of the process before is made beside it: should this process
 /// not come to serve, nothing has happened.
-pub(super) fn open(place: &Place, before: Before) -> Result<Opened, String> {
+pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String> {
     let unkept = |error: SegmentError| format!("the counters cannot be kept: {error}");
     let options = SegmentOptions { base_id: place.base_id, size: place.size };
     let opened = |segment| Opened { segment, apart: None, carried: Carried::default() };
@@ -232,10 +275,13 @@ pub(super) fn open(place: &Place, before: Before) -> Result<Opened, String> {
                     .map_err(unkept)?;
             Ok(Opened { segment, apart: Some(apart), carried })
         }
-        (Before::Nobody | Before::Sharing, None) => {
+        (before, None) => {
             let (segment, events) = Segment::open(&options).map_err(unkept)?;
             for event in events {
                 tracing::warn!("{event}");
+            }
+            if matches!(before, Before::Nobody) {
+                nobody_serves(&segment, place.base_id).await?;
             }
             Ok(opened(segment))
         }

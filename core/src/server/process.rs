@@ -417,7 +417,7 @@ impl<'a> Process<'a> {
         before: Before,
         inherited: Vec<Passed>,
     ) -> Result<Vec<String>, String> {
-        let opened = counting::open(self.surroundings.place, before)?;
+        let opened = counting::open(self.surroundings.place, before).await?;
         let Prepared { running, offered, released } =
             Running::prepare(self.surroundings, opened, epoch, inherited).await?;
         self.alive = running.workers.len();

@@ -461,6 +461,9 @@ impl Parent {
 
     fn on_abort(&mut self, now: u64, id: PeerId, reason: &str) {
         self.out.push(Action::Close { peer: id });
+        if self.peers.iter().any(|peer| peer.id == id && matches!(peer.state, PeerState::Guest { .. })) {
+            self.log(Level::Warn, format!("a process at the restart socket gives up: {reason}"));
+        }
         self.on_gone(now, id, &format!("it says: {reason}"));
     }
 
