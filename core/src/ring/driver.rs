@@ -358,11 +358,12 @@ impl Driver {
             }
             return;
         }
-        if slot.wants_recv(quota) {
+        let holds = slot.holds(self.pool.buffer_size());
+        if slot.wants_recv(holds, quota) {
             slot.recv = Recv::Armed;
             slot.throttled = false;
             // Without a limit a single pass of the kernel may fill 32 buffers before the quota is looked at.
-            let bytes = (quota - slot.held) as usize * self.pool.buffer_size();
+            let bytes = (quota - holds) as usize * self.pool.buffer_size();
             let limit = u32::try_from(bytes).ok().filter(|_| self.recv_limit);
             let entry = slot.recv_entry(id, limit);
             self.in_flight += 1;
@@ -502,7 +503,7 @@ impl Driver {
                     slot.held += 1;
                     self.links.push_back(&mut slot.input, chunk);
                 }
-                if slot.held >= quota && slot.recv == Recv::Armed {
+                if slot.holds(self.pool.buffer_size()) >= quota && slot.recv == Recv::Armed {
                     slot.throttled = true;
                     throttle = true;
                 }

@@ -22,7 +22,7 @@ use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, TaskId, mailbox};
 use crate::route::RouteTable;
-use crate::stats::{Entities, WorkerScope};
+use crate::stats::{Entities, HandoverScope, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
@@ -156,6 +156,7 @@ impl Worker {
             attempts: Cell::new(0),
             doors: RefCell::default(),
             stats: counted.clone(),
+            handovers: entities.handover.map_or_else(Block::detached, |id| stripe.block(id)),
         });
         let listeners: Vec<_> = self
             .model
@@ -239,6 +240,8 @@ struct Shared {
     /// For connections that come from the process before.
     doors: RefCell<Vec<Door>>,
     stats: Block<WorkerScope>,
+    /// Connections that move are counted here.
+    handovers: Block<HandoverScope>,
 }
 
 /// What accept loops are to do.
@@ -349,7 +352,7 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 }
                 Message::HandOver(channel) => {
                     let number = shared.attempts.replace(shared.attempts.get() + 1);
-                    let mover = Mover::new(number);
+                    let mover = Mover::new(number, shared.handovers.clone());
                     *shared.mover.borrow_mut() = Some(Rc::clone(&mover));
                     ring.spawn(send_parcels(Rc::clone(&shared), mover, *channel));
                 }
