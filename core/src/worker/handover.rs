@@ -45,7 +45,8 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
             && refused_by != Some(mover.number)
             && mover.enter(ring.current_task(), queued.get_or_insert_default())
         {
-            let moved = session.prepare_to_move() && move_away(session, &mover, &ring).await;
+            // In a box of its own: what is needed for this once would lie in each task for all its life.
+            let moved = session.prepare_to_move() && Box::pin(move_away(session, &mover, &ring)).await;
             mover.leave(&ring);
             if moved {
                 session.set_moved();

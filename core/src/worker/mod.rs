@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ouro_shm::{Block, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
+use crate::base::limits;
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, TaskId, mailbox};
@@ -279,14 +280,20 @@ impl Shared {
     }
 
     /// Drives a session in a task of its own.
-    fn spawn(self: &Rc<Self>, session: impl Session + 'static) {
+    fn spawn(self: &Rc<Self>, mut session: impl Session + 'static) {
         let shared = Rc::clone(self);
-        self.context.ring.spawn(async move {
-            let mut session = session;
+        // The session stays where the task has it from the first: a copy would double what an idle connection costs.
+        let task = async move {
             drive(&mut session, &shared).await;
             drop(session);
             shared.connection_ended();
-        });
+        };
+        debug_assert!(
+            size_of_val(&task) <= limits::TASK_BYTES,
+            "a task has grown to {} bytes",
+            size_of_val(&task)
+        );
+        self.context.ring.spawn(task);
     }
 
     /// A connection has ended: whoever waits for that may look again.
