@@ -6,7 +6,7 @@
 //! no time two processes do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -118,7 +118,7 @@ pub(super) struct Mover {
     task: Cell<TaskId>,
     queue: RefCell<VecDeque<Outgoing>>,
     /// Who waits for which answer, and the answers that have come.
-    waiting: RefCell<HashMap<u64, (TaskId, Option<bool>)>>,
+    waiting: RefCell<BTreeMap<u64, (TaskId, Option<bool>)>>,
     next: Cell<u64>,
     /// Sessions that are on their way.
     moving: Cell<usize>,

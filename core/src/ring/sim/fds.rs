@@ -60,6 +60,11 @@ impl Eyes {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.to_u64()))?)
     }
 
+    /// Looks no more: closing this descriptor would not do, because others of the same file may be open.
+    pub(super) fn forget(&self, fd: &OwnedFd) {
+        let _ = self.epoll.delete(fd);
+    }
+
     /// What has happened since the last time, in an order that does not depend on the kernel.
     pub(super) fn look(&self) -> Vec<Token> {
         let mut seen = Vec::new();
@@ -99,7 +104,8 @@ pub(super) fn replace(fd: RawFd, theirs: &OwnedFd) -> bool {
 /// Closes a descriptor for its owner, who has given it up.
 pub(super) fn close(fd: RawFd) {
     // SAFETY: the entry that asked for this owns the descriptor (the driver gives it up when it queues the entry).
-    unsafe { libc::close(fd) };
+    let result = unsafe { libc::close(fd) };
+    assert_eq!(result, 0, "descriptor {fd} was closed twice");
 }
 
 /// A copy of a descriptor that somebody else owns.

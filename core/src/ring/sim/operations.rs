@@ -44,6 +44,7 @@ pub(super) struct Flying {
     cancelling: bool,
 }
 
+#[derive(Debug)]
 pub(super) enum Operation {
     /// The bytes after which it ends.
     Recv(EndId, Option<usize>),
@@ -51,6 +52,7 @@ pub(super) enum Operation {
     Send(EndId, Vec<(usize, usize)>),
     Connect(EndId),
     Accept(u32),
+    /// The descriptor is kept open until the watch ends.
     Poll(OwnedFd),
 }
 
@@ -125,10 +127,16 @@ impl World {
             self.count("fault: completions held back");
             count = 1 + self.random.below(count - 1);
         }
-        out.extend(self.rings[ring as usize].completions.drain(..count));
+        let state = &mut self.rings[ring as usize];
+        if count > 0 {
+            // What follows from them has to be submitted.
+            state.wake_at = 0;
+        }
+        out.extend(state.completions.drain(..count));
     }
 
     fn post(&mut self, (ring, _): OpId, user_data: u64, result: i32, flags: u32) {
+        self.note(|| format!("ring {ring} completes {user_data:#x}: {result}, flags {flags:#x}"));
         self.rings[ring as usize].completions.push_back(Completion { user_data, result, flags });
     }
 
@@ -143,7 +151,7 @@ impl World {
             Operation::Accept(listener) => {
                 self.listeners[listener as usize].accepts.retain(|accept| *accept != (ring, op));
             }
-            Operation::Poll(_) => {}
+            Operation::Poll(ref fd) => self.eyes.forget(fd),
         }
         Some(flying)
     }
@@ -179,6 +187,7 @@ impl World {
 
     pub(super) fn submit(&mut self, ring: u32, entry: &Entry) {
         let sqe = Sqe::of(entry);
+        self.note(|| format!("ring {ring} submits {} {:#x} on {} ({:#x})", sqe.opcode, sqe.user_data, sqe.fd, sqe.addr));
         let silent = (ring, 0);
         match sqe.opcode {
             opcode::RecvMulti::CODE => {
@@ -219,7 +228,7 @@ impl World {
                 let token = Token::Watch(ring, self.next_op);
                 self.next_op -= 1;
                 if self.eyes.watch(&copy, token).is_err() {
-                    self.violation(format!("descriptor {} cannot be watched", sqe.fd));
+                    return self.post(silent, sqe.user_data, -libc::EBADF, 0);
                 }
                 self.start(ring, sqe.user_data, Operation::Poll(copy));
             }

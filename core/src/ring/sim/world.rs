@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::fds::{Eyes, Key, Token, pair};
 use super::net::{Conn, End, EndId, Holder};
-use super::operations::{Operation, RingState};
+use super::operations::RingState;
 use crate::base::clock::Micros;
 use crate::base::random::Random;
 
@@ -345,10 +345,10 @@ impl World {
         self.conns.iter().flat_map(|conn| &conn.ends).filter(is_open).count()
     }
 
-    /// Operations in flight of a ring.
+    /// What a ring has in flight.
     #[must_use]
-    pub fn in_flight(&self, ring: usize) -> usize {
-        self.rings[ring].operations.values().filter(|op| !matches!(op.kind, Operation::Poll(_))).count()
+    pub fn in_flight(&self, ring: usize) -> Vec<String> {
+        self.rings[ring].operations.values().map(|flying| format!("{:?}", flying.kind)).collect()
     }
 
     pub(super) fn socket_of(&self, fd: i32) -> Option<Socket> {
