@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub)] // not a library
 
 mod content;
+mod http;
 mod simulation;
 mod tcp;
 
@@ -43,7 +44,10 @@ struct Arguments {
 
 type Make = fn(u64) -> Box<dyn Scenario>;
 
-const SCENARIOS: &[(&str, Make)] = &[("tcp", |seed| Box::new(tcp::TcpScenario::new(seed)))];
+const SCENARIOS: &[(&str, Make)] = &[
+    ("tcp", |seed| Box::new(tcp::TcpScenario::new(seed))),
+    ("http", |seed| Box::new(http::HttpScenario::new(seed))),
+];
 
 /// Runs one seed; a panic is a failure like any other.
 fn run(seed: u64, (name, make): (&str, Make), traced: Option<bool>) -> Summary {

@@ -41,9 +41,24 @@ pub trait Scenario {
     fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>>;
     /// The proxy has connected to an origin.
     fn accepted(&mut self, number: u32, to: SocketAddr, end: EndId) -> Box<dyn Peer>;
-    /// Looks whether everything is as it should be once all peers are done. So many connections were cut off because they
-    /// kept buffers that others waited for.
-    fn check(&mut self, cut_off: u64) -> Vec<String>;
+    /// Looks whether everything is as it should be once all peers are done.
+    fn check(&mut self, disturbances: &Disturbances) -> Vec<String>;
+}
+
+/// What a proxy cannot hide from its peers, however perfect it is.
+#[derive(Debug)]
+pub struct Disturbances {
+    /// Connections that were cut off because they kept buffers that others waited for.
+    pub cut_off: u64,
+    /// Connects that failed, or were never answered.
+    pub connects: u64,
+}
+
+impl Disturbances {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.cut_off + self.connects
+    }
 }
 
 /// How a run went.
@@ -445,7 +460,11 @@ impl Simulation {
 
     /// What must hold when everything is over.
     fn check(&mut self) -> Vec<String> {
-        let mut wrong = self.scenario.check(self.cut_off);
+        let mut wrong = {
+            let count = |what| sim::with(|world| world.counts().get(what).copied().unwrap_or(0));
+            let connects = count("fault: connect refused") + count("fault: connect without answer");
+            self.scenario.check(&Disturbances { cut_off: self.cut_off, connects })
+        };
         sim::with(World::look);
         let open = sim::with(|world| world.open_ends());
         if open > 0 {
@@ -485,8 +504,8 @@ fn faults(random: &mut Random) -> Faults {
         late_cancel: chance(512),
         stall: chance(64),
         few_completions: chance(512),
-        refuse: chance(0),
-        silent: chance(0),
+        refuse: chance(64),
+        silent: chance(32),
         accept: chance(64),
         copy: chance(128),
         split: chance(512),

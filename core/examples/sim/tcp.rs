@@ -9,7 +9,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use crate::content::{self, KEY_BYTES};
-use crate::simulation::{Peer, Scenario};
+use crate::simulation::{Disturbances, Peer, Scenario};
 
 const LISTENER: &str = "127.0.0.1:7000";
 
@@ -73,10 +73,10 @@ impl Scenario for TcpScenario {
         Box::new(TcpPeer::new(Rc::clone(&self.book), number, Some(end), random))
     }
 
-    fn check(&mut self, cut_off: u64) -> Vec<String> {
+    fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {
         let Streams { all: book, resets } = &*self.book.borrow();
         let mut wrong = Vec::new();
-        if resets.len() as u64 > 2 * cut_off {
+        if resets.len() as u64 > 2 * disturbances.total() {
             wrong.extend(resets.iter().cloned());
         }
         for (key, stream) in book.iter() {
