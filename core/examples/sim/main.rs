@@ -18,7 +18,7 @@ use clap::Parser;
 use self::simulation::{Scenario, Simulation, Summary};
 
 /// Lines of the trace that a failure shows.
-const TRACE_SHOWN: usize = 60;
+const TRACE_SHOWN: usize = 30;
 
 #[derive(Parser)]
 struct Arguments {
@@ -122,7 +122,8 @@ fn main() {
     for (seed, scenario, violations) in &failed {
         let again = run(*seed, *scenario, Some(false));
         println!("\nseed {seed} ({}) fails:", scenario.0);
-        for line in again.trace.iter().skip(again.trace.len().saturating_sub(TRACE_SHOWN)) {
+        let lines: Vec<_> = again.trace.iter().filter(|line| !is_detail(line)).collect();
+        for line in lines.iter().skip(lines.len().saturating_sub(TRACE_SHOWN)) {
             println!("  {line}");
         }
         for violation in &again.violations {
@@ -135,6 +136,11 @@ fn main() {
     }
     println!("{} seeds in {:.1} s", arguments.seeds, begin.elapsed().as_secs_f64());
     std::process::exit(i32::from(!failed.is_empty()));
+}
+
+/// Whether a line is about single operations.
+fn is_detail(line: &str) -> bool {
+    [" submits ", " completes "].iter().any(|word| line.contains(word))
 }
 
 /// Names of scenarios.

@@ -528,9 +528,13 @@ impl Driver {
                 match -error {
                     libc::ENOBUFS => {
                         self.stats.no_buffers += 1;
-                        slot.parked = true;
-                        self.parked.push_back(id);
                         wake = false;
+                        // This may be seen so late (behind an overflow of the queue) that buffers have come back since.
+                        // Then it is tried again: who waits is looked at only when one comes back.
+                        if self.in_use >= self.published {
+                            slot.parked = true;
+                            self.parked.push_back(id);
+                        }
                     }
                     // Asked to stop because of the quota; flush arms it again when the quota allows.
                     libc::ECANCELED | libc::EINTR | libc::EAGAIN => wake = false,

@@ -41,6 +41,8 @@ pub struct Client {
     awaiting: Option<(Vec<u8>, u64)>,
     /// Nothing more is sent on this connection.
     last: bool,
+    /// The proxy has said that it will end this connection.
+    announced: bool,
     shut: bool,
     eof: bool,
     starts_at: u64,
@@ -68,6 +70,7 @@ impl Client {
             output: Vec::new(),
             awaiting: None,
             last: false,
+            announced: false,
             shut: false,
             eof: false,
             starts_at: random.below(40_000) as u64,
@@ -96,6 +99,7 @@ impl Client {
         }
         self.connections += 1;
         (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
+        self.announced = false;
         (self.awaiting, self.input, self.output) = (None, Vec::new(), Vec::new());
     }
 
@@ -111,6 +115,7 @@ impl Client {
             let Some(id) = self.open.get(self.sent).copied() else { return };
             let plan = self.plan(id);
             self.sent += 1;
+            sim::with(|world| world.note(|| format!("client {} asks {id} on {:?}: {plan:?}", self.me, self.end)));
             // Whatever follows such a request waits for its answer.
             self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some();
             let version = if plan.http_10 { "1.0" } else { "1.1" };
@@ -250,7 +255,7 @@ impl Client {
         }
         self.judge(id, &plan, status, from_origin)?;
         if head.has("connection", "close") {
-            self.last = true;
+            (self.announced, self.last) = (true, true);
             self.awaiting = None;
         }
         let bodiless = plan.method == "HEAD" || matches!(status, 204 | 304);
@@ -301,6 +306,9 @@ impl Client {
             return Err(format!("response {id} was broken off, and looks whole: {plan:?}"));
         }
         self.book.borrow_mut().fates[id].answered = Some(status);
+        // An origin that answers before it has the whole request may leave the proxy no choice but to hang up.
+        self.announced |= plan.early;
+        self.last |= plan.early;
         Ok(())
     }
 
@@ -333,7 +341,7 @@ impl Client {
         }
         // A request whose answer has begun is lost; others that were sent may be sent again after an announced end.
         let begun = !matches!(self.state, State::Head) || !self.input.is_empty();
-        if begun || (!self.last && self.sent > 0) {
+        if begun || (!self.announced && self.sent > 0) {
             if let Some(id) = self.open.front().copied().filter(|_| self.sent > 0) {
                 let plan = self.plan(id);
                 let excused = plan.breaks.is_some();
@@ -348,25 +356,8 @@ impl Client {
                 }
                 self.open.pop_front();
             }
-        } else if self.sent > 0 && self.answer_cannot_come() {
-            self.open.pop_front();
         }
         self.leave(end);
-    }
-
-    /// The request that asked for the end of the connection got no answer before it came.
-    fn answer_cannot_come(&mut self) -> bool {
-        let Some(id) = self.open.front().copied() else { return false };
-        let plan = self.plan(id);
-        let asked = plan.asks_close || plan.http_10 || plan.tunnel.is_some();
-        if asked {
-            let text = format!("request {id} got no answer before the end: {plan:?}");
-            sim::with(|world| world.note(|| text.clone()));
-            let mut book = self.book.borrow_mut();
-            book.fates[id].abandoned = true;
-            book.suspicious.push(text);
-        }
-        asked
     }
 
     fn leave(&mut self, end: EndId) {

@@ -138,7 +138,7 @@ impl Origin {
             return Err(format!("request {id}: padding of {padding} bytes instead of {}", plan.padding));
         }
         self.book.borrow_mut().fates[id].heads += 1;
-        sim::with(|world| world.note(|| format!("origin {} gets the head of request {id}", self.me)));
+        sim::with(|world| world.note(|| format!("origin {} gets the head of request {id} on {:?}", self.me, self.end)));
         let body = Body::of(head, Body::Done)?;
         if plan.expects && !plan.early {
             self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
