@@ -83,6 +83,11 @@ impl Origin {
         Self(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
+    /// One that listens already.
+    pub(crate) fn on(listener: TcpListener) -> Self {
+        Self(listener)
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }

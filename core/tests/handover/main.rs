@@ -11,6 +11,7 @@ mod changes;
 mod failures;
 mod http1;
 mod seeded;
+mod seeded_http;
 mod stays;
 mod tcp;
 
