@@ -3,12 +3,14 @@
 //! Of two clients, one keeps the pace itself and the other leaves that to the origin: so bytes pile up on either side of
 //! the proxy. Every other body is in chunks.
 
+use std::time::Duration;
+
 use tokio::net::TcpStream;
 
 use super::super::pattern;
 use super::super::tally::Kind;
 use super::super::wire::{Body, Framing, Pace, Wire};
-use super::{Client, End, patiently};
+use super::{Client, End, PATIENCE, patiently, within};
 use crate::load::{Failure, Wrong};
 
 /// Bytes that are sent or taken at once.
@@ -16,6 +18,9 @@ const PIECE: usize = 32 * 1024;
 
 /// Pieces after which a client counts as ready: it is in the middle.
 const READY_AFTER: u64 = 4 * PIECE as u64;
+
+/// Bytes that the buffers of kernel and proxy hold, at most.
+const ON_THE_WAY: u64 = 64 * 1024 * 1024;
 
 /// A response of the origin to an upload, or a checksum, at most.
 const MAX_ANSWER: usize = 100;
@@ -171,7 +176,11 @@ impl Client {
 
     /// Reads a short response that must be this. Returns whether the connection ends.
     async fn short_answer(&self, wire: &mut Wire, expected: &str) -> Result<bool, Wrong> {
-        let head = patiently("the answer to a transfer", wire.head(false)).await?;
+        // An origin that reads slowly has still to take all that lies in buffers on the way.
+        let speed = self.shared.clients.speed.max(1);
+        let patience =
+            PATIENCE + Duration::from_secs(self.shared.clients.bytes.min(ON_THE_WAY).div_ceil(speed));
+        let head = within(patience, "the answer to a transfer", wire.head(false)).await?;
         let head = head.ok_or_else(|| (Failure::Closed, "before the answer to a transfer".to_owned()))?;
         let (mut body, mut text) = (Body::new(head.framing), Vec::new());
         while let Some(piece) =
