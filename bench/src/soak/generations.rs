@@ -32,6 +32,9 @@ const OLD_MAY_LIVE: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
+/// State of a socket in `/proc/net/tcp`.
+const LISTENING: &str = "0A";
+
 /// Lines of the logs that are shown.
 const MAX_LINES: usize = 12;
 
@@ -401,7 +404,7 @@ impl Drop for Generations {
     }
 }
 
-/// The sockets that a process has open, by their peer.
+/// The connections that a process has open, with what lies in their queues (to send:received, hexadecimal).
 fn describe(pid: i32) -> String {
     let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
@@ -414,20 +417,27 @@ fn describe(pid: i32) -> String {
     let port = |field: &str| {
         field.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok()).unwrap_or_default()
     };
-    let mut sockets = Vec::new();
+    let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         if let (Some(own), Some(peer), Some(state), Some(queues), Some(inode)) =
             (fields.get(1), fields.get(2), fields.get(3), fields.get(4), fields.get(9))
-            && *state != "0A"
             && inodes.iter().any(|known| known == inode)
         {
-            sockets.push(format!("{} to {} state {state} queues {queues}", port(own), port(peer)));
+            if *state == LISTENING {
+                listeners.push(port(own));
+                continue;
+            }
+            sockets
+                .push((port(own), format!("{} to {} state {state} queues {queues}", port(own), port(peer))));
         }
     }
+    // Those of clients first: the others are there for them.
+    sockets.sort_by_key(|(port, _)| !listeners.contains(port));
     let number = sockets.len();
     sockets.truncate(MAX_LINES);
-    format!("{number} TCP connections: {}", sockets.join(", "))
+    let texts: Vec<String> = sockets.into_iter().map(|(_, text)| text).collect();
+    format!("{number} TCP connections: {}", texts.join(", "))
 }
 
 fn pid_of(child: &Child) -> i32 {

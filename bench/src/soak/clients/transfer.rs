@@ -3,7 +3,7 @@
 //! Of two clients, one keeps the pace itself and the other leaves that to the origin: so bytes pile up on either side of
 //! the proxy. Every other body is in chunks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -147,10 +147,15 @@ impl Client {
         self.shared.count(self.kind).answered += 1;
         let (mut position, mut sum) = (0, crc32fast::Hasher::new());
         let (mut pace, mut body) = (Pace::new(own), Body::new(head.framing));
+        let mut last = Instant::now();
         loop {
             let most = 1 + self.random.below(PIECE);
             let piece = patiently("receiving a download", wire.body(&mut body, most)).await;
-            let piece = piece.map_err(|(failure, text)| (failure, format!("{text}, at byte {position}")))?;
+            let piece = piece.map_err(|(failure, text)| {
+                let ms = last.elapsed().as_millis();
+                (failure, format!("{text}, at byte {position}, {ms} ms after the one before"))
+            })?;
+            last = Instant::now();
             let Some(piece) = piece else { break };
             if let Some(at) = pattern::differs(id, position, piece) {
                 return Err((Failure::Content, format!("byte {at} of a download")));
