@@ -34,9 +34,8 @@ impl Client {
                 self.shared.count(self.kind).closed_idle += 1;
                 return Ok(End::Closed);
             }
-            let sum = match self.send_body(&mut wire, turn, &mut ready).await? {
-                Some(sum) => sum,
-                None => return Ok(End::Over),
+            let Some(sum) = self.send_body(&mut wire, turn, &mut ready).await? else {
+                return Ok(End::Over);
             };
             let expected = format!("{} {sum:08x}\n", self.shared.clients.bytes);
             if self.short_answer(&mut wire, &expected).await? {
@@ -103,9 +102,8 @@ impl Client {
                 return Ok(End::Closed);
             }
             let id = self.turn_stream(turn);
-            let (sum, close) = match self.receive_body(&mut wire, id, &mut ready).await? {
-                Some(end) => end,
-                None => return Ok(End::Over),
+            let Some((sum, close)) = self.receive_body(&mut wire, id, &mut ready).await? else {
+                return Ok(End::Over);
             };
             self.shared.count(Kind::Download).done += 1;
             if close {
@@ -213,7 +211,7 @@ impl Client {
     /// Speeds of this client and of the origin; one of them is without limit.
     fn speeds(&self) -> (u64, u64) {
         let speed = self.shared.clients.speed;
-        if self.number % 2 == 0 { (speed, 0) } else { (0, speed) }
+        if self.number.is_multiple_of(2) { (speed, 0) } else { (0, speed) }
     }
 
     /// Every other one is odd, whoever keeps the pace.
