@@ -520,8 +520,8 @@ impl<'a> Process<'a> {
             link.connections_left(left);
             // What has not moved in this time stays, and only then may its clients be told to close.
             if let Some(over_ms) = self.farewell_ms.take() {
-                tracing::info!(connections = left, "connections stay: they end in their own time");
                 self.tell(|| Message::Farewell(Some(over_ms)));
+                tracing::info!(connections = left, "connections stay: they end in their own time");
             }
         }
     }
