@@ -207,6 +207,12 @@ impl Segment {
         self.core.snapshot(options)
     }
 
+    /// All processes that have a place in the table, the dead among them that were not folded yet, oldest first.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        self.core.slots().into_iter().map(|slot| slot.process).collect()
+    }
+
     /// The processes that live, oldest first.
     #[must_use]
     pub fn live_processes(&self) -> Vec<Process> {

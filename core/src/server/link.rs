@@ -36,8 +36,8 @@ const LATER: Duration = Duration::from_millis(1);
 /// How long connections are looked for after a process has died that accepted from the same queues as this one. The
 /// kernel takes the ring of a dead process apart in a thread of its own, after everybody has seen that end: until then the
 /// ring still waits for connections, and each that the kernel tells it of is one that nobody else hears of. That takes
-/// milliseconds; this is what it may take on a machine that is busy beyond measure.
-const AFTER_A_DEATH: Duration = Duration::from_secs(5);
+/// milliseconds, and has been seen to take 1.5 s on a busy machine.
+const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
 /// What the process has to do for a restart.
 pub(super) enum Todo {

@@ -6,6 +6,7 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod chains;
 mod children;
 mod drain;
 mod fake;
