@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::counting::Before;
 use super::listen::Passed;
-use super::peers::{Operator, Stranger, Watched, has_ended, log, receive};
+use super::peers::{Operator, Stranger, Watched, has_ended, is_in_our_pid_namespace, log, receive};
 use super::totals;
 use crate::ring::readiness;
 
@@ -422,6 +422,10 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
+                        if !is_in_our_pid_namespace(connection.inner.peer_pid()) {
+                            // Each would take the other for dead, and its counters for its own.
+                            self.child.set_segment(0);
+                        }
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
                     }

@@ -8,6 +8,7 @@
 
 mod chains;
 mod children;
+mod containers;
 mod drain;
 mod fake;
 mod generations;
