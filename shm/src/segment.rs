@@ -137,7 +137,7 @@ impl Segment {
     }
 
     /// Makes a segment that goes on where another one ends, in which this process counts: `generations` processes before
-    /// it, the first of them started at `first_started_ms`. It has the name of the base id only once
+    /// it, the first of them started at `first_started_ms` (0: not known, so it is as if that was now). It has the name of the base id only once
     /// [`Apart::establish`] gives it that; until then whoever looks finds the other one.
     ///
     /// # Errors

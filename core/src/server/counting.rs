@@ -190,8 +190,6 @@ impl Counting {
 /// Where a process will count, as far as that is clear before it has met the process before.
 pub(super) struct Place {
     pub(super) base_id: u32,
-    /// Random number of the segment that has the name of the instance; 0 for none that can be used.
-    pub(super) segment_id: u64,
     /// A segment that is this process's own from the beginning.
     pub(super) own: Option<Segment>,
     size: u64,
@@ -229,16 +227,7 @@ pub(super) fn find(options: &Options, model: &Model) -> Result<Place, SegmentErr
             (base_id, Some(segment))
         }
     };
-    let segment_id = match &own {
-        Some(segment) => segment.id(),
-        None => match Segment::peek(base_id) {
-            Ok(found) => found.map_or(0, |segment| segment.id()),
-            // Should there be a process to take over from, it is the one to say that it belongs to somebody else.
-            Err(SegmentError::Foreign { .. }) => 0,
-            Err(error) => return Err(error),
-        },
-    };
-    Ok(Place { base_id, segment_id, own, size })
+    Ok(Place { base_id, own, size })
 }
 
 /// Whether nobody answers at the restart socket of this base id. The processes of an instance may be dead and its socket

@@ -422,10 +422,7 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
-                        if !is_in_our_pid_namespace(connection.inner.peer_pid()) {
-                            // Each would take the other for dead, and its counters for its own.
-                            self.child.set_segment(0);
-                        }
+                        self.child.set_segment(self.segment_to_share(connection.inner.peer_pid()));
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
                     }
@@ -470,6 +467,16 @@ impl Link {
                 child::Action::Log(level, text) => log(level, &text),
             }
         }
+    }
+
+    /// The number of the segment that this process could share with the one that it takes over from; 0 for none.
+    fn segment_to_share(&self, pid: Option<u32>) -> u64 {
+        if !is_in_our_pid_namespace(pid) {
+            // Each would take the other for dead, and its counters for its own.
+            return 0;
+        }
+        // Of a segment that is somebody else's nothing is to be had, and the parent will say who that is.
+        Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
