@@ -447,6 +447,19 @@ impl Connection {
     /// The connection is of no use any more: the peer is gone, or has sent something that is no frame. Descriptors that
     /// came with that are closed.
     pub fn receive(&mut self) -> Result<Option<Received>, TransportError> {
+        match self.receive_lossy()? {
+            Some((_, true)) => Err(TransportError::Truncated),
+            received => Ok(received.map(|(received, _)| received)),
+        }
+    }
+
+    /// The same for those who can say no to a frame whose descriptors did not all get through, because the table was full:
+    /// tells whether that is so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::receive`].
+    pub fn receive_lossy(&mut self) -> Result<Option<(Received, bool)>, TransportError> {
         let mut control = RecvAncillaryBuffer::new(&mut self.control);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let mut into = [IoSliceMut::new(&mut self.buffer)];
@@ -464,7 +477,7 @@ impl Connection {
                 fds.extend(rights);
             }
         }
-        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(TransportError::Truncated);
         }
         if received.bytes == 0 {
@@ -475,7 +488,7 @@ impl Connection {
         }
         let datagram = self.buffer.get(..received.bytes).unwrap_or_default();
         let frame = Frame::decode(datagram).map_err(TransportError::Frame)?;
-        Ok(Some(Received { frame, fds }))
+        Ok(Some((Received { frame, fds }, received.flags.contains(ReturnFlags::CTRUNC))))
     }
 
     /// Waits until there is something to receive, for programs that have nothing else to do. False: the time is up.

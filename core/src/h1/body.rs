@@ -151,7 +151,9 @@ impl BodyDecoder {
             State::Done,
         ];
         let known = *STATES.get(usize::from(state.state))?;
-        if known as u8 != state.state || usize::from(state.trailer_line) > state.trailer.len() {
+        // Trailers that were taken have left nothing that a line could begin in.
+        let line_fits = known == State::Done || usize::from(state.trailer_line) <= state.trailer.len();
+        if known as u8 != state.state || !line_fits {
             return None;
         }
         Some(Self {
@@ -227,7 +229,10 @@ impl BodyDecoder {
     /// those that must not be merged into a head. RFC 9110 section 6.5.1.
     pub fn take_trailers(&mut self) -> Option<Vec<u8>> {
         let complete = self.is_done() && !self.trailer.is_empty();
-        complete.then(|| std::mem::take(&mut self.trailer))
+        complete.then(|| {
+            self.trailer_line = 0;
+            std::mem::take(&mut self.trailer)
+        })
     }
 
     fn take_data(&mut self, input: &[u8]) -> usize {

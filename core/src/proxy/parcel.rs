@@ -4,11 +4,12 @@
 //! refuses the parcel, and the connection stays where it is.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use crate::base::clock::Millis;
 use crate::config::model::Address;
 use crate::ring::{Socket, SocketState};
-use crate::upstream::{Connection, IdleConnection, Lease};
+use crate::upstream::{Connection, Endpoint, IdleConnection, Lease};
 
 use super::context::Context;
 use super::http1::{ClosingParcel, ExchangeParcel};
@@ -41,6 +42,27 @@ pub struct SessionParcel {
     /// How long ago the session began, milliseconds.
     #[prost(uint64, tag = "8")]
     pub age_ms: u64,
+    /// The connection upstream that is being made, where one is.
+    #[prost(message, optional, tag = "9")]
+    pub connecting: Option<ConnectingParcel>,
+}
+
+/// A connection that is being made. Nothing was sent on it yet, so the next process begins it anew, at the same endpoint
+/// and with the time that is left.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ConnectingParcel {
+    /// Name of the cluster.
+    #[prost(string, tag = "1")]
+    pub cluster: String,
+    /// Address of the endpoint.
+    #[prost(string, tag = "2")]
+    pub endpoint: String,
+    /// How long ago this attempt began, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub waiting_ms: u64,
+    /// Addresses of endpoints that were tried before.
+    #[prost(string, repeated, tag = "4")]
+    pub tried: Vec<String>,
 }
 
 /// An idle connection to an endpoint.
@@ -158,6 +180,27 @@ impl UpstreamParcel {
             socket: Some(SocketParcel::of(connection)),
             open_us: connection.age(),
         }
+    }
+}
+
+impl ConnectingParcel {
+    /// An attempt that began at `since`, after those at the endpoints `tried`.
+    pub(super) fn of(lease: &Lease, tried: &[Rc<Endpoint>], since: Millis, now: Millis) -> Self {
+        Self {
+            cluster: lease.cluster().into(),
+            endpoint: lease.endpoint().address.to_string(),
+            waiting_ms: now.saturating_sub(since),
+            tried: tried.iter().map(|endpoint| endpoint.address.to_string()).collect(),
+        }
+    }
+
+    /// The endpoint, those tried before, and when the attempt began. `None` if that makes no sense here: then the
+    /// connection is made as if nothing had been tried.
+    pub(super) fn restore(&self, context: &Context) -> Option<(Lease, Vec<Rc<Endpoint>>, Millis)> {
+        let cluster = context.upstreams.find_or_stand_in(&self.cluster)?;
+        let lease = |address: &String| cluster.lease(&parse_address(address)?).ok();
+        let tried = self.tried.iter().filter_map(lease).map(|lease| Rc::clone(lease.endpoint())).collect();
+        Some((lease(&self.endpoint)?, tried, context.ring.now().saturating_sub(self.waiting_ms)))
     }
 }
 

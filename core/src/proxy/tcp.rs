@@ -7,7 +7,9 @@ use std::rc::Rc;
 use ouro_shm::Block;
 
 use super::context::{Context, Gate, Permit, TcpService};
-use super::parcel::{self, RelayParcel, Restored, SessionParcel, SocketParcel, UpstreamParcel};
+use super::parcel::{
+    self, ConnectingParcel, RelayParcel, Restored, SessionParcel, SocketParcel, UpstreamParcel,
+};
 use super::relay::{Direction, Outcome, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
@@ -28,6 +30,8 @@ pub struct Tcp {
     /// Asked for only where it is logged.
     client: Option<SocketAddr>,
     connected: bool,
+    /// The attempt to connect is another process's: it goes on at the endpoint of `lease`, with the time that is left.
+    resumes: bool,
     /// It goes on in another process.
     moved: bool,
     upward: Direction,
@@ -54,6 +58,7 @@ impl Tcp {
             started: now,
             client,
             connected: false,
+            resumes: false,
             moved: false,
             upward: Direction::default(),
             downward: Direction::default(),
@@ -76,13 +81,21 @@ impl Tcp {
         let Restored { down, up, lease } = parcel::restore(&context, &parcel, fds)?;
         let now = context.ring.now();
         service.stats.raise(TcpScope::CX_ACTIVE, 1);
+        let attempt =
+            parcel.connecting.filter(|_| up.is_none()).and_then(|attempt| attempt.restore(&context));
+        let resumes = attempt.is_some();
+        let (lease, tried, connecting_since) = match attempt {
+            Some((lease, tried, since)) => (Some(lease), tried, since),
+            None => (lease, Vec::new(), now),
+        };
         Ok(Self {
             down,
             connected: up.is_some(),
+            resumes,
             up,
             lease,
-            tried: Vec::new(),
-            connecting_since: now,
+            tried,
+            connecting_since,
             started: now.saturating_sub(parcel.age_ms),
             client: parcel.client.parse().ok(),
             moved: false,
@@ -125,11 +138,16 @@ impl Tcp {
                     }
                 }
             }
-            if self.tried.len() >= cluster.config.connect_attempts as usize {
-                cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
-                return Err(self.give_up("no endpoint accepted the connection"));
+            let resumed = if std::mem::take(&mut self.resumes) { self.lease.take() } else { None };
+            if resumed.is_none() {
+                if self.tried.len() >= cluster.config.connect_attempts as usize {
+                    cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
+                    return Err(self.give_up("no endpoint accepted the connection"));
+                }
+                self.connecting_since = now;
             }
-            let Some(lease) = cluster.pick(&self.tried, &mut self.context.random.borrow_mut()) else {
+            let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
+            let Some(lease) = lease else {
                 cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
                 return Err(self.give_up("no endpoint left to try"));
             };
@@ -138,7 +156,6 @@ impl Tcp {
                 return Err(self.give_up("no socket could be had"));
             };
             up.attach(self.context.ring.current_task());
-            self.connecting_since = now;
             self.lease = Some(lease);
             self.up = Some(up);
         }
@@ -215,11 +232,10 @@ impl Session for Tcp {
     }
 
     fn prepare_to_move(&mut self) -> bool {
-        if !self.connected {
-            // The next process begins with connecting.
-            self.up = None;
-            self.lease = None;
+        if !self.connected && self.up.take().is_some() {
+            // Whoever goes on connects anew, to the same endpoint.
             self.tried.pop();
+            self.resumes = true;
         }
         true
     }
@@ -240,6 +256,10 @@ impl Session for Tcp {
             http: None,
             client: self.client.map(|client| client.to_string()).unwrap_or_default(),
             age_ms: self.context.ring.now() - self.started,
+            connecting: self.lease.as_ref().filter(|_| self.resumes).map(|lease| {
+                let now = self.context.ring.now();
+                ConnectingParcel::of(lease, &self.tried, self.connecting_since, now)
+            }),
         }
     }
 

@@ -80,6 +80,7 @@ impl Counting {
                 .collect(),
             clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
             workers: (0..options.workers).map(|n| membership.register(&[&n.to_string()])).collect(),
+            handover: Some(membership.register(&[])),
         };
         let stripe = membership.stripe(CONTROL);
         let server = stripe.block(membership.register(&[]));

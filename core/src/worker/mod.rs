@@ -17,11 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ouro_shm::{Block, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
+use crate::base::limits;
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
-use crate::ring::{Capabilities, Ring, TaskId, mailbox};
+use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
 use crate::route::RouteTable;
-use crate::stats::{Entities, WorkerScope};
+use crate::stats::{Entities, HandoverScope, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
@@ -124,6 +125,16 @@ impl Worker {
     /// # Errors
     /// When the ring cannot be set up or fails.
     pub fn run(self, report: impl Fn(Report) + 'static) -> io::Result<()> {
+        let mut running = self.begin(report)?;
+        while running.turn() {}
+        running.end()
+    }
+
+    /// The same turn by turn, for whoever drives several workers in one thread.
+    ///
+    /// # Errors
+    /// When the ring cannot be set up.
+    pub fn begin(self, report: impl Fn(Report) + 'static) -> io::Result<Running> {
         let server = &self.model.server;
         let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
         let stripe = Rc::new(self.stripe);
@@ -155,6 +166,7 @@ impl Worker {
             attempts: Cell::new(0),
             doors: RefCell::default(),
             stats: counted.clone(),
+            handovers: entities.handover.map_or_else(Block::detached, |id| stripe.block(id)),
         });
         let listeners: Vec<_> = self
             .model
@@ -200,11 +212,46 @@ impl Worker {
             })
             .collect();
         let mailbox = self.mailbox;
-        let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox));
-        shared.context.log.borrow_mut().flush();
-        publish(&counted, &ring);
-        tracing::debug!(stats = ?ring.stats(), "the ring has ended");
-        result
+        let run = ring.begin(serve(Rc::clone(&shared), listeners, mailbox));
+        Ok(Running { run, ring, shared, counted })
+    }
+}
+
+/// A worker between two turns of its loop.
+pub struct Running {
+    run: Run,
+    ring: Ring,
+    shared: Rc<Shared>,
+    counted: Block<WorkerScope>,
+}
+
+impl Running {
+    /// One turn. False: it has ended.
+    pub fn turn(&mut self) -> bool {
+        self.run.turn()
+    }
+
+    /// Whether there is something to do without anything happening before.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.run.is_busy()
+    }
+
+    /// What the ring has seen.
+    #[must_use]
+    pub fn ring_stats(&self) -> RingStats {
+        self.ring.stats()
+    }
+
+    /// Leaves the last counts behind.
+    ///
+    /// # Errors
+    /// When the ring has failed.
+    pub fn end(self) -> io::Result<()> {
+        self.shared.context.log.borrow_mut().flush();
+        publish(&self.counted, &self.ring);
+        tracing::debug!(stats = ?self.ring.stats(), "the ring has ended");
+        self.run.into_result()
     }
 }
 
@@ -238,6 +285,8 @@ struct Shared {
     /// For connections that come from the process before.
     doors: RefCell<Vec<Door>>,
     stats: Block<WorkerScope>,
+    /// Connections that move are counted here.
+    handovers: Block<HandoverScope>,
 }
 
 /// What accept loops are to do.
@@ -279,14 +328,20 @@ impl Shared {
     }
 
     /// Drives a session in a task of its own.
-    fn spawn(self: &Rc<Self>, session: impl Session + 'static) {
+    fn spawn(self: &Rc<Self>, mut session: impl Session + 'static) {
         let shared = Rc::clone(self);
-        self.context.ring.spawn(async move {
-            let mut session = session;
+        // The session stays where the task has it from the first: a copy would double what an idle connection costs.
+        let task = async move {
             drive(&mut session, &shared).await;
             drop(session);
             shared.connection_ended();
-        });
+        };
+        debug_assert!(
+            size_of_val(&task) <= limits::TASK_BYTES,
+            "a task has grown to {} bytes",
+            size_of_val(&task)
+        );
+        self.context.ring.spawn(task);
     }
 
     /// A connection has ended: whoever waits for that may look again.
@@ -342,7 +397,7 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 }
                 Message::HandOver(channel) => {
                     let number = shared.attempts.replace(shared.attempts.get() + 1);
-                    let mover = Mover::new(number);
+                    let mover = Mover::new(number, shared.handovers.clone());
                     *shared.mover.borrow_mut() = Some(Rc::clone(&mover));
                     ring.spawn(send_parcels(Rc::clone(&shared), mover, *channel));
                 }

@@ -83,6 +83,11 @@ impl Origin {
         Self(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
+    /// One that listens already.
+    pub(crate) fn on(listener: TcpListener) -> Self {
+        Self(listener)
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
@@ -118,6 +123,11 @@ impl End {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         Self { wire: Wire::new(Socket::new(stream)), local, remote }
+    }
+
+    /// Its own address.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
     }
 
     #[track_caller]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::chain::{Chain, End, Origin, once_and_often};
 use crate::support::pattern::{self, Checker};
 use crate::support::stats::{expect, expect_nothing_active};
-use crate::support::{Config, Stats, cases, eventually};
+use crate::support::{Config, SilentPort, Stats, cases, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -562,6 +562,56 @@ fn time_outs_go_on_where_they_were() {
         assert!((1900..2600).contains(&after), "after {after} ms");
         drop((client, far));
     });
+}
+
+#[test]
+fn attempts_to_connect_go_on_where_they_were() {
+    let silent = [SilentPort::new(), SilentPort::new()];
+    let config = Config::to(silent.iter().map(SilentPort::addr))
+        .cluster("connect_timeout = \"1s\"\nconnect_attempts = 2");
+    let mut chain = Chain::http(config);
+    let mut client = chain.client();
+    let begun = Instant::now();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel");
+    while begun.elapsed().as_millis() < 1700 {
+        chain.restart();
+    }
+    assert!(begun.elapsed().as_millis() < 2000, "this machine is too slow for this test");
+    let head = client.head();
+    assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+    let after = begun.elapsed().as_millis();
+    assert!((1950..2500).contains(&after), "given up after {after} ms");
+    drop(client);
+    expect_nothing_active(chain.instance.base_id());
+    expect(
+        chain.instance.base_id(),
+        &[
+            ("http.web.downstream_rq_5xx", 1),
+            ("cluster.origin.upstream_rq_pending_total", 2),
+            ("cluster.origin.upstream_rq_pending_active", 0),
+            ("cluster.origin.upstream_cx_connect_timeout", 2),
+            ("cluster.origin.upstream_cx_active", 0),
+        ],
+    );
+}
+
+/// An exchange that waits for its connection gets it, even if the new configuration has neither endpoint nor cluster.
+#[test]
+fn an_exchange_that_is_connecting_goes_on_to_an_endpoint_that_is_no_more() {
+    let (silent, other) = (SilentPort::new(), Origin::new());
+    let config = Config::to([silent.addr()]).cluster("connect_timeout = \"5s\"");
+    let mut chain = Chain::http(config);
+    let mut client = chain.client();
+    client.send_taken("GET /old HTTP/1.1\r\nHost: a\r\n\r\n");
+    let address = format!("address = \"{}\"", chain.address);
+    let text = Config::to([other.addr()]).listener(&address).http().replace("\"origin\"", "\"another\"");
+    chain.instance.configure(&text);
+    chain.restarts(2);
+    let mut far = Origin::on(silent.into_listener()).accept();
+    assert!(far.head().starts_with("GET /old HTTP/1.1\r\n"));
+    far.send(OK);
+    answered(&mut client, "ok");
+    served(&mut client, &other);
 }
 
 #[test]

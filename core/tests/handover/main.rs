@@ -11,6 +11,8 @@ mod changes;
 mod failures;
 mod http1;
 mod seeded;
+mod seeded_http;
+mod stays;
 mod tcp;
 
 // Shared with the other tests of processes; not everything of them is needed here.

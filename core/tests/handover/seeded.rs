@@ -10,10 +10,15 @@ use crate::support::stats::expect_nothing_active;
 
 /// A small generator of numbers (xorshift).
 #[derive(Clone)]
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
+    /// The generator of a run.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -58,7 +63,7 @@ fn run(seed: u64, runs: u64) {
     let origin = Origin::new();
     let mut chain = Chain::tcp(Config::to([origin.addr()]));
     for run in 0..runs {
-        let mut dice = Dice(seed.wrapping_add(run).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut dice = Dice::new(seed.wrapping_add(run));
         println!("OURO_SEED={} (run {run} of {seed})", seed + run);
         let mut threads = Vec::new();
         for _ in 0..1 + dice.below(6) {
@@ -93,12 +98,12 @@ fn run(seed: u64, runs: u64) {
 
 #[test]
 fn peers_see_what_they_would_see_without_a_handover() {
-    run(1, 40);
+    let (seed, runs) = seed_and_runs(40);
+    run(seed, runs);
 }
 
-#[test]
-#[ignore = "takes minutes; OURO_SEED says where it begins"]
-fn thousands_of_runs() {
-    let seed = std::env::var("OURO_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1000);
-    run(seed, 3000);
+/// `OURO_SEED` says where it begins, and `OURO_RUNS` how many runs there are: thousands take minutes.
+pub(crate) fn seed_and_runs(runs: u64) -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    (number("OURO_SEED").unwrap_or(1), number("OURO_RUNS").unwrap_or(runs))
 }

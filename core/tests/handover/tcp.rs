@@ -330,6 +330,36 @@ fn the_time_out_of_connecting_fires_in_the_new_process() {
     );
 }
 
+/// Neither does the time for connecting begin anew, nor is an endpoint tried again.
+#[test]
+fn attempts_to_connect_go_on_where_they_were() {
+    let silent = [SilentPort::new(), SilentPort::new()];
+    let config = Config::to(silent.iter().map(SilentPort::addr))
+        .cluster("connect_timeout = \"1s\"\nconnect_attempts = 2");
+    let mut chain = Chain::tcp(config);
+    let begun = Instant::now();
+    let mut client = chain.client();
+    client.send("hello");
+    // All through both attempts.
+    while begun.elapsed().as_millis() < 1700 {
+        chain.restart();
+    }
+    assert!(begun.elapsed().as_millis() < 2000, "this machine is too slow for this test");
+    client.expect_reset();
+    let after = begun.elapsed().as_millis();
+    assert!((1950..2500).contains(&after), "given up after {after} ms");
+    expect_nothing_active(chain.instance.base_id());
+    expect(
+        chain.instance.base_id(),
+        &[
+            ("tcp.web.downstream_cx_no_route", 1),
+            ("cluster.origin.upstream_cx_connect_timeout", 2),
+            ("cluster.origin.upstream_cx_connect_attempts_exceeded", 1),
+            ("cluster.origin.upstream_cx_active", 0),
+        ],
+    );
+}
+
 #[test]
 fn the_idle_time_out_goes_on_where_it_was() {
     let (mut chain, _origin, mut client, mut far) = relay(|config| config.listener("idle_timeout = \"2s\""));

@@ -241,3 +241,18 @@ fn the_input_may_be_split_anywhere() {
         assert_eq!(read(BodyLength::Chunked, input.chunks(size)).as_ref(), Ok(&expected), "{size}");
     }
 }
+
+#[test]
+fn a_decoder_goes_on_elsewhere_after_each_byte() {
+    let input = b"5;e=1\r\nhello\r\n0\r\nA: b\r\nD: e\r\n\r\n";
+    let mut decoder = BodyDecoder::new(BodyLength::Chunked);
+    for (at, byte) in input.iter().enumerate() {
+        decoder.decode(&[*byte]).unwrap();
+        let restored = BodyDecoder::from_state(decoder.state());
+        assert_eq!(restored.as_ref(), Some(&decoder), "after {at}");
+        decoder = restored.unwrap();
+    }
+    assert_eq!(decoder.take_trailers().as_deref(), Some(&b"A: b\r\nD: e\r\n"[..]));
+    // The trailers are gone, and there is nothing left to do.
+    assert_eq!(BodyDecoder::from_state(decoder.state()), Some(decoder));
+}

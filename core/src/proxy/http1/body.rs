@@ -3,6 +3,7 @@
 //! Data is not copied: the received chunk is the chunk that is sent. Only small pieces are copied behind the framing
 //! (or the head) that goes before them, because that is cheaper than one more vector.
 
+use crate::base::clock::{Millis, NEVER};
 use crate::base::http::BodyLength;
 use crate::base::limits;
 use crate::h1::{self, BodyDecoder, BodyError, Decoded};
@@ -42,6 +43,8 @@ pub(super) struct Body {
     pub(super) limit: u64,
     /// The head is held back for the body.
     pub(super) gathers: bool,
+    /// Until when at most.
+    pub(super) gathers_until: Millis,
     pub(super) held: Option<WriteBuf>,
 }
 
@@ -49,7 +52,7 @@ impl Body {
     pub(super) fn new(length: BodyLength, framing: Framing, limit: u64) -> Self {
         let decoder = BodyDecoder::new(length);
         let done = decoder.is_done();
-        Self { decoder, framing, done, bytes: 0, limit, gathers: false, held: None }
+        Self { decoder, framing, done, bytes: 0, limit, gathers: false, gathers_until: 0, held: None }
     }
 
     /// No body at all.
@@ -59,8 +62,9 @@ impl Body {
 
     /// The head of a response waits for a body that is so small that both go out as one piece: many an origin sends them
     /// apart, and each send costs more than everything that we do ourselves for a request. (The head of a request does
-    /// not wait: an origin may answer to it alone.)
-    pub(super) fn wait_for_body(mut self) -> Self {
+    /// not wait: an origin may answer to it alone.) A body that does not follow at once is not worth it.
+    pub(super) fn wait_for_body(mut self, now: Millis) -> Self {
+        self.gathers_until = now + limits::GATHER_MS;
         self.gathers = self.framing == Framing::Identity
             && self
                 .decoder
@@ -69,10 +73,16 @@ impl Body {
         self
     }
 
+    /// When the head that is held back goes out in any case, if one is.
+    pub(super) fn holds_until(&self) -> Millis {
+        if self.held.is_some() { self.gathers_until } else { NEVER }
+    }
+
     /// Whether the rest of a small body is worth waiting for.
-    fn is_worth_waiting(&self, from: &Socket) -> bool {
+    fn is_worth_waiting(&self, from: &Socket, now: Millis) -> bool {
         let status = from.status();
         self.gathers
+            && now < self.gathers_until
             && !self.done
             && !status.eof
             && status.recv_error == 0
@@ -88,7 +98,7 @@ impl Body {
         lead: Option<WriteBuf>,
     ) -> Result<(), BodyFault> {
         let lead = lead.or_else(|| self.held.take());
-        if lead.is_some() && self.is_worth_waiting(from) {
+        if lead.is_some() && self.is_worth_waiting(from, ring.now()) {
             self.held = lead;
             return Ok(());
         }

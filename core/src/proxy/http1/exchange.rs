@@ -11,7 +11,7 @@ use crate::base::http::{BodyLength, Method, Version};
 use crate::config::model::{HeaderEdits, HttpListener};
 use crate::proxy::access_log::address_text;
 use crate::proxy::headers::NO_EDITS;
-use crate::proxy::parcel::{RelayParcel, UpstreamParcel};
+use crate::proxy::parcel::{ConnectingParcel, RelayParcel, UpstreamParcel};
 use crate::proxy::relay::Direction;
 use crate::proxy::{Context, Record};
 use crate::ring::{Chunk, Link, Socket, Status, WriteBuf};
@@ -103,6 +103,8 @@ pub struct Exchange {
     pub(super) tried: Vec<Rc<Endpoint>>,
     pub(super) up: Option<Connection>,
     pub(super) upstream: Upstream,
+    /// When an attempt to connect began that another process has made: it goes on at the endpoint of `lease`.
+    pub(super) resumes: Option<Millis>,
     /// Requests that the upstream connection served before.
     pub(super) up_requests: u32,
     /// A fresh connection is wanted: a pooled one turned out to be closed.
@@ -156,6 +158,7 @@ impl Default for Exchange {
             tried: Vec::new(),
             up: None,
             upstream: Upstream::None,
+            resumes: None,
             up_requests: 0,
             fresh: false,
             head: None,
@@ -218,13 +221,13 @@ impl Exchange {
         self.wait(env)
     }
 
-    /// Gives up connecting, so that the exchange can go on elsewhere: there it begins with connecting. Says whether it
-    /// can.
+    /// Gives up connecting, so that the exchange can go on elsewhere: there the attempt is made anew, with the time that
+    /// is left. Says whether it can.
     pub(super) fn prepare_to_move(&mut self) -> bool {
-        if matches!(self.upstream, Upstream::Connecting(_)) {
+        if let Upstream::Connecting(since) = self.upstream {
             self.up = None;
-            self.lease = None;
             self.tried.pop();
+            self.resumes = Some(since);
             self.end_waiting();
         }
         // What was sent must not be sent again.
@@ -242,6 +245,18 @@ impl Exchange {
         self.upstream = Upstream::Connected;
         self.upward = relay.upward();
         self.downward = relay.downward();
+    }
+
+    /// Goes on with an attempt to connect of another process.
+    pub(super) fn adopt_attempt(&mut self, lease: Lease, tried: Vec<Rc<Endpoint>>, since: Millis) {
+        self.lease = Some(lease);
+        self.tried = tried;
+        self.resumes = Some(since);
+    }
+
+    /// The attempt to connect as another process can go on with it.
+    pub(super) fn pack_attempt(&self, now: Millis) -> Option<ConnectingParcel> {
+        Some(ConnectingParcel::of(self.lease.as_ref()?, &self.tried, self.resumes?, now))
     }
 
     /// The exchange goes on in another process.
@@ -303,18 +318,20 @@ impl Exchange {
                     return Err(Progress::Fail(504, "The request took too long."));
                 }
             }
-            if self.tried.len() >= cluster.config.connect_attempts as usize {
+            let resumed = self.resumes.take();
+            if resumed.is_none() && self.tried.len() >= cluster.config.connect_attempts as usize {
                 cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
                 return Err(Progress::Fail(failure.0, failure.1));
             }
             // A request that failed on a pooled connection is repeated at the same endpoint.
-            let again = if self.fresh && self.tried.is_empty() { self.lease.take() } else { None };
+            let same = resumed.is_some() || (self.fresh && self.tried.is_empty());
+            let again = if same { self.lease.take() } else { None };
             let lease = again.or_else(|| cluster.pick(&self.tried, &mut env.context.random.borrow_mut()));
             let Some(lease) = lease else {
                 cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
                 return Err(Progress::Fail(failure.0, failure.1));
             };
-            if !self.fresh {
+            if !self.fresh && resumed.is_none() {
                 let repeatable = self.head.is_some() && self.method.is_idempotent();
                 if let Some(pooled) = cluster.checkout(lease.endpoint(), env.now, repeatable) {
                     self.up_requests = pooled.requests;
@@ -333,8 +350,10 @@ impl Exchange {
             self.up = Some(up);
             self.up_requests = 0;
             self.lease = Some(lease);
-            self.upstream = Upstream::Connecting(env.now);
-            cluster.stats.inc(ClusterScope::RQ_PENDING_TOTAL);
+            self.upstream = Upstream::Connecting(resumed.unwrap_or(env.now));
+            if resumed.is_none() {
+                cluster.stats.inc(ClusterScope::RQ_PENDING_TOTAL);
+            }
             cluster.stats.raise(ClusterScope::RQ_PENDING_ACTIVE, 1);
         }
     }
@@ -501,7 +520,7 @@ impl Exchange {
             _ => deadline(activity, env.http.timeouts.stream_idle_ms),
         };
         if self.request_deadline.min(expires) > env.now {
-            return Progress::Wait(self.request_deadline.min(expires));
+            return Progress::Wait(self.request_deadline.min(expires).min(self.response.holds_until()));
         }
         let late = self.request_deadline <= env.now;
         env.stats.inc(if late { HttpScope::RQ_TIMEOUT } else { HttpScope::RQ_IDLE_TIMEOUT });

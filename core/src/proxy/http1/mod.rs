@@ -164,6 +164,8 @@ impl Http1 {
             }
             if let (Some(up), Some(lease)) = (up, lease) {
                 exchange.adopt(up, lease, parcel.relay.unwrap_or_default());
+            } else if let Some((lease, tried, since)) = parcel.connecting.and_then(|c| c.restore(&context)) {
+                exchange.adopt_attempt(lease, tried, since);
             }
             session.exchange = Some(Box::new(exchange));
         }
@@ -460,6 +462,7 @@ impl Session for Http1 {
             }),
             client: self.client.map(|client| client.to_string()).unwrap_or_default(),
             age_ms: 0,
+            connecting: exchange.and_then(|exchange| exchange.pack_attempt(now)),
         }
     }
 

@@ -124,8 +124,8 @@ impl RefusingPort {
 /// An address where connecting neither succeeds nor fails: the accept queue is full and stays so.
 pub(crate) struct SilentPort {
     address: SocketAddr,
-    _listener: OwnedFd,
-    _fillers: Vec<OwnedFd>,
+    listener: OwnedFd,
+    fillers: Vec<OwnedFd>,
 }
 
 impl SilentPort {
@@ -141,12 +141,22 @@ impl SilentPort {
             match filler {
                 Ok(stream) => fillers.push(OwnedFd::from(stream)),
                 Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                    return Self { address, _listener: listener, _fillers: fillers };
+                    return Self { address, listener, fillers };
                 }
                 Err(error) => panic!("cannot fill the accept queue of {address}: {error}"),
             }
         }
         panic!("the accept queue of {address} does not fill up");
+    }
+
+    /// Makes room: whoever tries to connect succeeds when the kernel tries the next time, a second after the first.
+    #[allow(dead_code)] // not every program of tests needs it
+    pub(crate) fn into_listener(self) -> TcpListener {
+        let listener = TcpListener::from(self.listener);
+        for _ in self.fillers {
+            drop(listener.accept().unwrap());
+        }
+        listener
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
