@@ -198,6 +198,7 @@ pub(crate) fn create_apart(
         }
     }
     let name = format!("{prefix}{}", std::process::id());
+    let first_started_ms = if first_started_ms == 0 { now_ms() } else { first_started_ms };
     let core = create_named(&name, size, generations, first_started_ms)?.ok_or(SegmentError::Busy)?;
     Ok((core, PathBuf::from(format!("{FOLDER}{name}"))))
 }

@@ -137,7 +137,7 @@ impl Segment {
     }
 
     /// Makes a segment that goes on where another one ends, in which this process counts: `generations` processes before
-    /// it, the first of them started at `first_started_ms`. It has the name of the base id only once
+    /// it, the first of them started at `first_started_ms` (0: not known, so it is as if that was now). It has the name of the base id only once
     /// [`Apart::establish`] gives it that; until then whoever looks finds the other one.
     ///
     /// # Errors
@@ -205,6 +205,12 @@ impl Segment {
     #[must_use]
     pub fn snapshot(&self, options: &ReadOptions) -> Snapshot {
         self.core.snapshot(options)
+    }
+
+    /// All processes that have a place in the table, the dead among them that were not folded yet, oldest first.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        self.core.slots().into_iter().map(|slot| slot.process).collect()
     }
 
     /// The processes that live, oldest first.

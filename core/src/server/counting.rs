@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use ouro_restart::child::ConnectFailure;
 use ouro_restart::{Blob, Connection};
 use ouro_shm::{
-    Apart, Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions,
-    Snapshot, Stripe, Totals,
+    Apart, Block, Joining, Membership, Process, ProcessState, ReadOptions, Segment, SegmentError,
+    SegmentOptions, Snapshot, Stripe, Totals,
 };
 
 use super::Options;
@@ -56,7 +56,7 @@ pub(super) struct Counting {
 impl Counting {
     /// Joins the instance and files the parts of the configuration in its segment.
     pub(super) fn start(
-        Opened { segment, apart, carried }: Opened,
+        Opened { segment, apart, carried, .. }: Opened,
         options: &Options,
         model: &Model,
         epoch: u32,
@@ -164,6 +164,17 @@ impl Counting {
         self.membership.segment()
     }
 
+    /// Whether the instance has been stopped: nobody serves or begins to, and the newest of the other processes has ended
+    /// in good order.
+    pub(super) fn instance_has_ended(&self) -> bool {
+        use ProcessState::{Draining, Gone, Serving, Starting};
+        let mut others = self.segment().processes();
+        others.retain(|process| process.pid != std::process::id());
+        let serves = |process: &Process| process.alive && matches!(process.state, Starting | Serving);
+        let ended_well = |process: &Process| !process.alive && matches!(process.state, Draining | Gone);
+        !others.iter().any(serves) && others.last().is_some_and(ended_well)
+    }
+
     /// The restart epoch of this process.
     pub(super) fn epoch(&self) -> u32 {
         self.epoch
@@ -180,8 +191,6 @@ impl Counting {
 /// Where a process will count, as far as that is clear before it has met the process before.
 pub(super) struct Place {
     pub(super) base_id: u32,
-    /// Random number of the segment that has the name of the instance; 0 for none that can be used.
-    pub(super) segment_id: u64,
     /// A segment that is this process's own from the beginning.
     pub(super) own: Option<Segment>,
     size: u64,
@@ -202,6 +211,8 @@ pub(super) struct Opened {
     segment: Segment,
     apart: Option<Apart>,
     carried: Carried,
+    /// A process has ended without a word, perhaps a moment ago.
+    pub(super) after_a_death: bool,
 }
 
 /// Finds out where this process will count.
@@ -217,16 +228,7 @@ pub(super) fn find(options: &Options, model: &Model) -> Result<Place, SegmentErr
             (base_id, Some(segment))
         }
     };
-    let segment_id = match &own {
-        Some(segment) => segment.id(),
-        None => match Segment::peek(base_id) {
-            Ok(found) => found.map_or(0, |segment| segment.id()),
-            // Should there be a process to take over from, it is the one to say that it belongs to somebody else.
-            Err(SegmentError::Foreign { .. }) => 0,
-            Err(error) => return Err(error),
-        },
-    };
-    Ok(Place { base_id, segment_id, own, size })
+    Ok(Place { base_id, own, size })
 }
 
 /// Whether nobody answers at the restart socket of this base id. The processes of an instance may be dead and its socket
@@ -265,7 +267,11 @@ async fn nobody_serves(segment: &Segment, base_id: u32) -> Result<(), String> {
 pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String> {
     let unkept = |error: SegmentError| format!("the counters cannot be kept: {error}");
     let options = SegmentOptions { base_id: place.base_id, size: place.size };
-    let opened = |segment| Opened { segment, apart: None, carried: Carried::default() };
+    let opened = |segment: Segment| {
+        let died = |process: &Process| !process.alive && process.state != ProcessState::Gone;
+        let after_a_death = segment.processes().iter().any(died);
+        Opened { segment, apart: None, carried: Carried::default(), after_a_death }
+    };
     match (before, &place.own) {
         (_, Some(own)) => Ok(opened(own.clone())),
         (Before::Elsewhere(blobs), None) => {
@@ -274,7 +280,7 @@ pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String
             let (segment, apart) =
                 Segment::create_apart(&options, carried.generations, carried.first_started_ms)
                     .map_err(unkept)?;
-            Ok(Opened { segment, apart: Some(apart), carried })
+            Ok(Opened { segment, apart: Some(apart), carried, after_a_death: false })
         }
         (before, None) => {
             let (segment, events) = Segment::open(&options).map_err(unkept)?;

@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::counting::Before;
 use super::listen::Passed;
-use super::peers::{Operator, Stranger, Watched, has_ended, log, receive};
+use super::peers::{Operator, Stranger, Watched, has_ended, is_in_our_pid_namespace, log, receive};
 use super::totals;
 use crate::ring::readiness;
 
@@ -36,8 +36,8 @@ const LATER: Duration = Duration::from_millis(1);
 /// How long connections are looked for after a process has died that accepted from the same queues as this one. The
 /// kernel takes the ring of a dead process apart in a thread of its own, after everybody has seen that end: until then the
 /// ring still waits for connections, and each that the kernel tells it of is one that nobody else hears of. That takes
-/// milliseconds; this is what it may take on a machine that is busy beyond measure.
-const AFTER_A_DEATH: Duration = Duration::from_secs(5);
+/// milliseconds, and has been seen to take 1.5 s on a busy machine.
+const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
 /// What the process has to do for a restart.
 pub(super) enum Todo {
@@ -422,6 +422,7 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
+                        self.child.set_segment(self.segment_to_share(connection.inner.peer_pid()));
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
                     }
@@ -466,6 +467,16 @@ impl Link {
                 child::Action::Log(level, text) => log(level, &text),
             }
         }
+    }
+
+    /// The number of the segment that this process could share with the one that it takes over from; 0 for none.
+    fn segment_to_share(&self, pid: Option<u32>) -> u64 {
+        if !is_in_our_pid_namespace(pid) {
+            // Each would take the other for dead, and its counters for its own.
+            return 0;
+        }
+        // Of a segment that is somebody else's nothing is to be had, and the parent will say who that is.
+        Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {

@@ -261,7 +261,7 @@ async fn run(
         tokio::task::spawn_local(demo::serve(listener));
     }
     tokio::task::spawn_local(access_log::write(queue));
-    let link = match link_options(surroundings.options, surroundings.place) {
+    let link = match link_options(surroundings.options, surroundings.base_id) {
         Ok(options) => options.map(Link::new),
         Err(error) => return fail(&error),
     };
@@ -275,8 +275,7 @@ async fn run(
 }
 
 /// How this process finds the others of its instance; `None` where there are no hot restarts.
-fn link_options(options: &Options, place: &counting::Place) -> Result<Option<LinkOptions>, String> {
-    let base_id = place.base_id;
+fn link_options(options: &Options, base_id: u32) -> Result<Option<LinkOptions>, String> {
     let restart = &options.restart;
     if restart.disabled {
         return Ok(None);
@@ -284,7 +283,6 @@ fn link_options(options: &Options, place: &counting::Place) -> Result<Option<Lin
     let address = restart_address(restart.socket_path.as_deref(), base_id)?;
     let mut identity =
         ouro_restart::Identity::new(env!("CARGO_PKG_VERSION"), ouro_shm::LAYOUT_VERSION, base_id);
-    identity.segment_id = place.segment_id;
     identity.capabilities.push(ouro_restart::message::CAPABILITY_PARCELS.into());
     Ok(Some(LinkOptions {
         address,

@@ -77,6 +77,17 @@ pub(super) fn has_ended(process: BorrowedFd<'_>) -> bool {
     poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
+/// Whether the process with this id, `None` for one that cannot be seen from here, has the pid namespace of this one.
+pub(super) fn is_in_our_pid_namespace(pid: Option<u32>) -> bool {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/pid"));
+    match pid.map(|pid| (of(&pid.to_string()), of("self"))) {
+        None => false,
+        Some((Ok(theirs), Ok(ours))) => theirs == ours,
+        // It cannot be told, which is no reason to think so.
+        Some(_) => true,
+    }
+}
+
 /// Writes what a role has to say.
 pub(super) fn log(level: Level, text: &str) {
     match level {

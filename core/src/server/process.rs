@@ -30,6 +30,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often a process looks into its queues itself while another one may get the kernel's word of connections.
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
 
+/// How often a process to which no other one speaks looks whether the instance has been stopped.
+const AROUND_LOOK: Duration = Duration::from_millis(100);
+
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -89,6 +92,9 @@ pub(super) struct Process<'a> {
     draining: Option<Instant>,
     /// Over which time clients are told to come back elsewhere, once all has moved that can.
     farewell_ms: Option<u64>,
+    /// No other process speaks to this one, which drains: when it last looked whether there is one.
+    is_orphaned: bool,
+    looked_around: Instant,
     /// Connections at the commit.
     at_commit: u64,
     /// When this process ends although connections are left, once it has been replaced.
@@ -127,6 +133,8 @@ impl<'a> Process<'a> {
             releasing: 0,
             draining: None,
             farewell_ms: None,
+            is_orphaned: false,
+            looked_around: Instant::now(),
             at_commit: 0,
             shutdown_at: None,
             failing: false,
@@ -248,7 +256,13 @@ impl<'a> Process<'a> {
                 self.tell(|| Message::Stop);
                 self.deadline = None;
             }
-            Wake::Look => self.look(),
+            Wake::Look => {
+                if self.instance_has_ended() {
+                    tracing::info!("the process that serves was stopped, and this one ends with it");
+                    return self.stop();
+                }
+                self.look();
+            }
             Wake::SuccessorFailed(why) => {
                 // What it has said itself came before its end, and is a better reason.
                 while let Some(todo) = self.next_todo() {
@@ -353,6 +367,7 @@ impl<'a> Process<'a> {
                 }
             }
             Todo::CloseListeners => {
+                self.is_orphaned = true;
                 if let Some(running) = &mut self.running {
                     running.close_listeners();
                 }
@@ -417,7 +432,8 @@ impl<'a> Process<'a> {
         before: Before,
         inherited: Vec<Passed>,
     ) -> Result<Vec<String>, String> {
-        let opened = counting::open(self.surroundings.place, before).await?;
+        let mut opened = counting::open(self.surroundings.place, before).await?;
+        opened.after_a_death |= self.link.as_mut().is_some_and(Link::may_be_unheard);
         let Prepared { running, offered, released } =
             Running::prepare(self.surroundings, opened, epoch, inherited).await?;
         self.alive = running.workers.len();
@@ -517,6 +533,15 @@ impl<'a> Process<'a> {
         if !self.stopping {
             notify::ready("serves on: the successor has failed");
         }
+    }
+
+    /// Whether the process that serves has been stopped, if it could not say so to this one.
+    fn instance_has_ended(&mut self) -> bool {
+        if !self.is_orphaned || self.stopping || self.looked_around.elapsed() < AROUND_LOOK {
+            return false;
+        }
+        self.looked_around = Instant::now();
+        self.running.as_ref().is_some_and(|running| running.counting.instance_has_ended())
     }
 
     /// Looks how many connections are left.

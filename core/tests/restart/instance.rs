@@ -105,6 +105,21 @@ impl Instance {
         Process::spawn(command)
     }
 
+    /// Starts a process as the first one of a pid namespace of its own, as a container has it; `None` where that is not
+    /// allowed. Its id is that of the program that waits for it outside.
+    #[track_caller]
+    pub(crate) fn spawn_apart(&self, epoch: &str, options: &str) -> Option<Process> {
+        let apart = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+        let mut command = Command::new("unshare");
+        if !command.args(apart).arg("true").status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let own = self.command(epoch, options);
+        let mut command = Command::new("unshare");
+        command.args(apart).arg(own.get_program()).args(own.get_args());
+        Some(Process::spawn(command))
+    }
+
     fn command(&self, epoch: &str, options: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ouro"));
         command

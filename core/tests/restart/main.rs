@@ -6,7 +6,9 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod chains;
 mod children;
+mod containers;
 mod drain;
 mod fake;
 mod generations;

@@ -76,14 +76,18 @@ fn a_child_that_somebody_else_has_started_takes_over_first() {
     let mut child = Peer::child(&scene.instance);
     child.go_to(&scene.instance, Step::Hello);
     // It has the operator's request by then.
+    // It waits as long as somebody may write to the pipe.
+    let mut writer = None;
     eventually("the pipe has a reader", || {
         let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::open(&scene.pipe, flags, nix::sys::stat::Mode::empty()).is_ok()
+        writer = nix::fcntl::open(&scene.pipe, flags, nix::sys::stat::Mode::empty()).ok();
+        writer.is_some()
     });
     drop(child);
     let mut child = Peer::child(&scene.instance);
     child.go_to(&scene.instance, Step::Committed);
     let pid = std::process::id();
     let (succeeded, text) = scene.told();
+    drop(writer);
     assert!(!succeeded && text.contains(&format!("process {pid}, which was not started for this")), "{text}");
 }

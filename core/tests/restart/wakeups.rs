@@ -197,8 +197,6 @@ fn when_a_child_that_was_given_up_is_killed_later() {
     scene.newest.wait_log("another process serves from here on");
     child.freeze();
     scene.newest.wait_log("it does not answer any more; this process serves again");
-    // Longer than anybody looks who knows of no reason.
-    std::thread::park_timeout(Duration::from_secs(6));
     scene.expect_served();
     child.kill();
     std::thread::park_timeout(QUIET);

@@ -85,6 +85,11 @@ impl Child {
         self.parent.as_ref()
     }
 
+    /// Says which segment this process would count in, before the parent has answered; 0 for none that the parent has.
+    pub fn set_segment(&mut self, segment_id: u64) {
+        self.identity.segment_id = segment_id;
+    }
+
     /// Whether the parent counts in another segment than the one of our identity.
     #[must_use]
     pub fn parent_has_other_segment(&self) -> bool {
