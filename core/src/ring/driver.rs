@@ -516,7 +516,12 @@ impl Driver {
                 }
             }
             (0, buffer) => {
-                slot.eof = true;
+                // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
+                if slot.send_error == libc::ECONNRESET {
+                    slot.recv_error = libc::ECONNRESET;
+                } else {
+                    slot.eof = true;
+                }
                 if let Some(buffer) = buffer {
                     self.pool.give_back(buffer, nobody);
                 }
