@@ -69,14 +69,15 @@ impl Body {
         self
     }
 
-    /// Whether the rest of a small body is worth waiting for.
+    /// Whether a small body is worth waiting for: as long as nothing of it has come. What has come occupies buffers, and
+    /// when these are rare nothing more is received before they are given back.
     fn is_worth_waiting(&self, from: &Socket) -> bool {
         let status = from.status();
         self.gathers
             && !self.done
             && !status.eof
             && status.recv_error == 0
-            && self.decoder.remaining_known().is_some_and(|left| left > status.unread as u64)
+            && status.unread == 0
     }
 
     /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first.
