@@ -289,7 +289,15 @@ impl Simulation {
             let starved = now > LIMIT_US || self.draining_since.is_some_and(|since| now > since + END_US);
             let next = self.next_time();
             match next {
-                Some(at) if !starved => sim::with(|world| world.advance_to(at)),
+                Some(at) if !starved => {
+                    if at / 10_000_000 > now / 10_000_000 {
+                        for process in &self.processes {
+                            let stats = process.running.as_ref().map(Running::ring_stats);
+                            sim::with(|world| world.note(|| format!("time passes: {stats:?}")));
+                        }
+                    }
+                    sim::with(|world| world.advance_to(at));
+                }
                 _ => return Err(self.describe_starved()),
             }
         }
