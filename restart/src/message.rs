@@ -86,6 +86,9 @@ pub struct HelloReply {
     /// Whether the parent's own parent still lives: that one would serve again if the parent died now.
     #[prost(bool, tag = "13")]
     pub elder: bool,
+    /// Random number of the parent's shared segment; 0 if it says none.
+    #[prost(uint64, tag = "14")]
+    pub segment_id: u64,
 }
 
 /// Child to parent: asks for the next listening sockets.
@@ -272,7 +275,22 @@ pub struct RefusedParcel {
     /// Why, for the log.
     #[prost(string, tag = "2")]
     pub reason: String,
+    /// Why, to be counted: [`REFUSED_KIND`] and so on; 0 for everything else.
+    #[prost(uint32, tag = "3")]
+    pub code: u32,
 }
+
+/// The child does not know the kind of a parcel.
+pub const REFUSED_KIND: u32 = 1;
+
+/// The child has no place for a parcel: no listener of that name, or one that speaks something else.
+pub const REFUSED_PLACE: u32 = 2;
+
+/// The child has no room in its table of descriptors for those of a parcel.
+pub const REFUSED_DESCRIPTORS: u32 = 3;
+
+/// A parcel is larger than the child takes.
+pub const REFUSED_SIZE: u32 = 4;
 
 /// Parent to child: I have no connection any more, or my time is up. Take the last totals and let me go.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -25,6 +25,7 @@ use crate::address::Address;
 use crate::child::ConnectFailure;
 use crate::frame::{FRAME_BYTES_MAX, Frame, FrameError};
 use crate::limits::{FRAME_FDS_MAX, LISTEN_BACKLOG, OUT_BYTES_MAX, OUT_FRAMES_MAX};
+use crate::message::Abort;
 
 /// Bytes that the kernel may hold of what is sent and not yet read: several frames of the largest size.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
@@ -319,6 +320,12 @@ impl Connection {
         let peer = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials)
             .map_err(|error| TransportError::Io(error.into()))?;
         if !trusted(peer.uid()) {
+            // Or it would see the end of a connection, and try again and again.
+            let own = rustix::process::geteuid().as_raw();
+            let why = format!("it runs as user {own}, not as user {}", peer.uid());
+            if let Ok(bytes) = Frame::new(0, Abort::new(why)).encode() {
+                let _ = send_now(fd.as_fd(), &bytes, &[]);
+            }
             return Err(TransportError::Forbidden(peer.uid()));
         }
         // A size below the frame's would make sending fail for good; where this fails, the default is larger.
@@ -440,6 +447,19 @@ impl Connection {
     /// The connection is of no use any more: the peer is gone, or has sent something that is no frame. Descriptors that
     /// came with that are closed.
     pub fn receive(&mut self) -> Result<Option<Received>, TransportError> {
+        match self.receive_lossy()? {
+            Some((_, true)) => Err(TransportError::Truncated),
+            received => Ok(received.map(|(received, _)| received)),
+        }
+    }
+
+    /// The same for those who can say no to a frame whose descriptors did not all get through, because the table was full:
+    /// tells whether that is so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::receive`].
+    pub fn receive_lossy(&mut self) -> Result<Option<(Received, bool)>, TransportError> {
         let mut control = RecvAncillaryBuffer::new(&mut self.control);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let mut into = [IoSliceMut::new(&mut self.buffer)];
@@ -457,7 +477,7 @@ impl Connection {
                 fds.extend(rights);
             }
         }
-        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(TransportError::Truncated);
         }
         if received.bytes == 0 {
@@ -468,7 +488,7 @@ impl Connection {
         }
         let datagram = self.buffer.get(..received.bytes).unwrap_or_default();
         let frame = Frame::decode(datagram).map_err(TransportError::Frame)?;
-        Ok(Some(Received { frame, fds }))
+        Ok(Some((Received { frame, fds }, received.flags.contains(ReturnFlags::CTRUNC))))
     }
 
     /// Waits until there is something to receive, for programs that have nothing else to do. False: the time is up.

@@ -62,9 +62,12 @@ impl Disturbances {
 }
 
 /// How a run went.
+#[derive(Default)]
 pub struct Summary {
     pub violations: Vec<String>,
     pub counts: Vec<(String, u64)>,
+    /// States in which sessions have waited: how often, and how often they were dropped there.
+    pub awaits: Vec<(String, (u64, u64))>,
     pub trace: Vec<String>,
     pub virtual_ms: u64,
     pub turns: u64,
@@ -184,6 +187,7 @@ impl Simulation {
                 .collect(),
             clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
             workers: vec![membership.register(&["0"])],
+            handover: Some(membership.register(&[])),
         };
         let endpoints = model.clusters.iter().map(|cluster| {
             let endpoint = |endpoint: &ouro::config::model::Endpoint| {
@@ -251,6 +255,7 @@ impl Simulation {
         violations.extend(world.violations().iter().cloned());
         Summary {
             violations,
+            awaits: world.awaits().iter().map(|(state, counts)| (state.clone(), *counts)).collect(),
             counts: world.counts().iter().map(|(what, count)| (what.to_string(), *count)).collect(),
             trace: world.trace().map(String::from).collect(),
             virtual_ms: world.now() / 1000,
@@ -343,9 +348,7 @@ impl Simulation {
         let due = |process: &&mut Process| {
             let busy = process.running.as_ref().is_some_and(Running::is_busy);
             process.running.is_some()
-                && sim::with(|world| {
-                    world.is_due(process.ring) || (busy && !world.is_stalled(process.ring))
-                })
+                && sim::with(|world| world.is_due(process.ring) || (busy && !world.is_stalled(process.ring)))
         };
         let count = self.processes.iter_mut().filter(due).count();
         if count == 0 {

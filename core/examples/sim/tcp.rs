@@ -124,7 +124,8 @@ struct TcpPeer {
 impl TcpPeer {
     fn new(book: Book, me: u32, end: Option<EndId>, mut random: Random) -> Self {
         let key = random.next_u64() | 1;
-        let total = KEY_BYTES + [random.below(40), random.below(3_000), random.below(60_000)][random.below(3)];
+        let total =
+            KEY_BYTES + [random.below(40), random.below(3_000), random.below(60_000)][random.below(3)];
         let ending = if random.below(8) == 0 { Ending::Reset } else { Ending::Fin };
         book.borrow_mut().all.insert(key, Stream::default());
         let starts_at = if end.is_none() { random.below(40_000) as u64 } else { 0 };

@@ -49,6 +49,16 @@ pub const SPARE_HEAD_BUFFERS: usize = pick(512, 4);
 /// A piece of a body up to this size is copied behind the head it follows: cheaper than a second vector.
 pub const INLINE_BODY_BYTES: usize = pick(2048, 512);
 
+/// How long the head of a response waits for a small body that did not come with it, milliseconds.
+pub const GATHER_MS: u64 = 2;
+
+/// How long a connection that ends because the process does may take for its first request, milliseconds since it was
+/// accepted: whoever has just connected is about to ask.
+pub const FIRST_REQUEST_MS: u64 = 1_000;
+
+/// What the task of a connection takes at most, its session included, bytes; a connection that waits costs little else.
+pub const TASK_BYTES: usize = 384;
+
 /// Tasks run between two looks at the completion queue.
 pub const TASKS_PER_TURN: usize = pick(1024, 4);
 

@@ -22,6 +22,7 @@ use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
 use super::{Kernel, sys};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::{SlotId, Slots};
 
 /// A listening socket with a multishot accept.
@@ -362,16 +363,17 @@ impl Driver {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         slot.dirty = false;
         if slot.closing {
-            if slot.is_joined() {
+            if slot.is_joined() || is_on(Mutation::ClosedBeforeJoined) {
                 self.finish_close(id);
             }
             return;
         }
-        if slot.wants_recv(quota) {
+        let holds = slot.holds(self.pool.buffer_size());
+        if slot.wants_recv(holds, quota) {
             slot.recv = Recv::Armed;
             slot.throttled = false;
             // Without a limit a single pass of the kernel may fill 32 buffers before the quota is looked at.
-            let bytes = (quota - slot.held) as usize * self.pool.buffer_size();
+            let bytes = (quota - holds) as usize * self.pool.buffer_size();
             let limit = u32::try_from(bytes).ok().filter(|_| self.recv_limit);
             let entry = slot.recv_entry(id, limit);
             self.in_flight += 1;
@@ -487,7 +489,8 @@ impl Driver {
             slot.recv = Recv::Idle;
         }
         // Nothing may follow an error: the stream has a gap there.
-        if slot.closing || slot.recv_error != 0 {
+        let is_lost = is_on(Mutation::LostLateCompletion) && slot.recv == Recv::Cancelling;
+        if slot.closing || slot.recv_error != 0 || is_lost {
             if let Some(buffer) = buffer {
                 self.pool.give_back(buffer, nobody);
             }
@@ -510,14 +513,14 @@ impl Driver {
                     slot.held += 1;
                     self.links.push_back(&mut slot.input, chunk);
                 }
-                if slot.held >= quota && slot.recv == Recv::Armed {
+                if slot.holds(self.pool.buffer_size()) >= quota && slot.recv == Recv::Armed {
                     slot.throttled = true;
                     throttle = true;
                 }
             }
             (0, buffer) => {
                 // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
-                if slot.send_error == libc::ECONNRESET {
+                if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) {
                     slot.recv_error = libc::ECONNRESET;
                 } else {
                     slot.eof = true;
@@ -574,7 +577,8 @@ impl Driver {
         match usize::try_from(result) {
             Ok(sent @ 1..) => {
                 slot.activity = self.now;
-                self.links.consume(&mut slot.output, sent);
+                let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
+                self.links.consume(&mut slot.output, all);
                 let wake =
                     slot.frozen || slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
                 if !slot.output.is_empty() || slot.shutdown {

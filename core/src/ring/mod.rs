@@ -53,6 +53,7 @@ pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 #[cfg(feature = "sim")]
 use self::sim::{Kernel, sys};
+use self::socket::Recv;
 pub use self::socket::{Link, SocketState};
 use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
@@ -432,7 +433,13 @@ impl Socket {
     pub fn receive(&self) -> Option<Chunk> {
         let mut driver = self.ring.shared.driver.borrow_mut();
         let Driver { sockets, links, .. } = &mut *driver;
-        links.pop_front(&mut sockets.get_mut(self.id)?.input)
+        let slot = sockets.get_mut(self.id)?;
+        let chunk = links.pop_front(&mut slot.input)?;
+        if slot.restored && slot.recv == Recv::Idle {
+            // What came from another process returns no buffer, which would have the socket looked at.
+            driver.touch(self.id);
+        }
+        Some(chunk)
     }
 
     /// Puts back what was taken and not used.

@@ -103,6 +103,8 @@ pub(super) struct Slot {
     pub(super) closing: bool,
     /// Nothing is put in flight: the socket is about to be handed to another process.
     pub(super) frozen: bool,
+    /// It comes from another process: what waits in `input` may lie outside the receive buffers.
+    pub(super) restored: bool,
     /// Close with RST instead of FIN.
     pub(super) reset: bool,
     /// In the driver's list of sockets to look at before the next enter.
@@ -139,6 +141,7 @@ impl Slot {
             shutdown: false,
             closing: false,
             frozen: false,
+            restored: false,
             reset: false,
             dirty: false,
             parked: false,
@@ -155,14 +158,23 @@ impl Slot {
         }
     }
 
-    /// Whether a recv should be put in flight now, given what the socket may hold.
-    pub(super) fn wants_recv(&self, quota: u32) -> bool {
+    /// Receive buffers of this size that the socket holds, or would if it had received itself what waits in it.
+    pub(super) fn holds(&self, buffer_size: usize) -> u32 {
+        if !self.restored {
+            return self.held;
+        }
+        #[allow(clippy::cast_possible_truncation)] // a queue is far below 4 GiB
+        self.held.max(self.input.bytes().div_ceil(buffer_size) as u32)
+    }
+
+    /// Whether a recv should be put in flight now, given how many buffers the socket holds and may hold.
+    pub(super) fn wants_recv(&self, holds: u32, quota: u32) -> bool {
         self.recv == Recv::Idle
             && self.link == Link::Connected
             && !(self.eof || self.closing || self.parked || self.frozen)
             && self.recv_error == 0
-            && self.held < quota
-            && !(self.throttled && self.held > quota / 2)
+            && holds < quota
+            && !(self.throttled && holds > quota / 2)
     }
 
     pub(super) fn wants_send(&self) -> bool {

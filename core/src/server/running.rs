@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use ouro_restart::message::ListenSocket;
 
 use super::admin::{self, Admin, Desk, EndpointBook};
-use super::counting::{self, Counting};
+use super::counting::{self, Counting, Opened};
 use super::listen::{self, Bound, Passed, STREAM, UnixPaths};
 use super::workers::{self, Event, Workers};
 use super::{Options, Surroundings, after};
@@ -61,11 +61,12 @@ impl Running {
     /// What cannot be done, in words.
     pub(super) async fn prepare(
         surroundings: &Surroundings<'_>,
+        opened: Opened,
         epoch: u32,
         mut inherited: Vec<Passed>,
     ) -> Result<Prepared, String> {
         let Surroundings { options, model, capabilities, jobs, .. } = surroundings;
-        let counting = Counting::start(surroundings.segment, options, model, epoch)
+        let counting = Counting::start(opened, options, model, epoch)
             .map_err(|error| format!("the counters cannot be kept: {error}"))?;
         let counting = Rc::new(counting);
         let mut unix_paths = UnixPaths::default();

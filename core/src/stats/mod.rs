@@ -8,7 +8,8 @@ mod scopes;
 use ouro_shm::{Block, CounterId, EntityId, Metric, Scope};
 
 pub use self::scopes::{
-    CODES, ClusterScope, EndpointScope, HttpScope, ListenerScope, ServerScope, TcpScope, WorkerScope,
+    CODES, ClusterScope, EndpointScope, HandoverScope, HttpScope, ListenerScope, ServerScope, TcpScope,
+    WorkerScope,
 };
 
 /// What the counters of a listener are filed under.
@@ -31,6 +32,8 @@ pub struct Entities {
     pub clusters: Vec<EntityId<ClusterScope>>,
     /// One for each worker.
     pub workers: Vec<EntityId<WorkerScope>>,
+    /// The one for connections that move.
+    pub handover: Option<EntityId<HandoverScope>>,
 }
 
 /// A scope as a table, for those who treat all scopes alike.
@@ -55,6 +58,7 @@ impl Table {
 /// Everything that is counted.
 pub const TABLES: &[Table] = &[
     Table::of::<ServerScope>(),
+    Table::of::<HandoverScope>(),
     Table::of::<ListenerScope>(),
     Table::of::<HttpScope>(),
     Table::of::<TcpScope>(),

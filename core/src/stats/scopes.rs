@@ -235,6 +235,26 @@ scope! {
     }
 }
 
+scope! {
+    /// Connections on their way from one process to the next.
+    pub HandoverScope "handover" "server.handover" [] {
+        Counter CX_MOVED "cx_moved" Count "Connections that the next process has taken.";
+        Counter CX_TAKEN "cx_taken" Count "Connections taken from the process before.";
+        Counter CX_REFUSED "cx_refused" Count "Connections of the process before that were not taken.";
+        Counter CX_STAYED "cx_stayed" Count "Connections that stayed with their process, for whatever reason; counted for each restart.";
+        Counter CX_STAYED_KIND "cx_stayed_unknown_kind" Count "Connections that stayed because the next process does not know what they are.";
+        Counter CX_STAYED_PLACE "cx_stayed_no_listener" Count "Connections that stayed because the next process has no listener for them.";
+        Counter CX_STAYED_DESCRIPTORS "cx_stayed_no_descriptor" Count "Connections that stayed because one of the processes has no descriptor left.";
+        Counter CX_STAYED_SIZE "cx_stayed_too_large" Count "Connections that stayed because too many bytes were on their way in them.";
+        Counter CX_STAYED_REFUSED "cx_stayed_refused" Count "Connections that stayed because the next process did not take them for another reason.";
+        Counter CX_STAYED_UNANSWERED "cx_stayed_not_answered" Count "Connections that stayed because the next process ended or hung up before it had answered for them.";
+        Counter CX_STAYED_BROKEN "cx_stayed_broken" Count "Connections that stayed because they are about to end: one of their sockets has failed.";
+        Counter IDLE_MOVED "upstream_idle_moved" Count "Pooled connections to origins that the next process has taken.";
+        Counter IDLE_TAKEN "upstream_idle_taken" Count "Pooled connections to origins taken from the process before.";
+        Counter IDLE_CLOSED "upstream_idle_closed" Count "Pooled connections to origins that the next process could not take; they were closed.";
+    }
+}
+
 /// Status codes that have a counter of their own in [`ClusterScope`].
 pub const CODES: &[u16] = &[
     100, 101, 103, 200, 201, 202, 203, 204, 205, 206, 207, 300, 301, 302, 303, 304, 307, 308, 400, 401, 402,

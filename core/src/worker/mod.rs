@@ -5,6 +5,8 @@
 
 mod accept;
 mod handover;
+#[cfg(feature = "sim")]
+mod probe;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -17,11 +19,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ouro_shm::{Block, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
+use crate::base::limits;
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
 use crate::route::RouteTable;
-use crate::stats::{Entities, WorkerScope};
+use crate::stats::{Entities, HandoverScope, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
@@ -165,6 +168,7 @@ impl Worker {
             attempts: Cell::new(0),
             doors: RefCell::default(),
             stats: counted.clone(),
+            handovers: entities.handover.map_or_else(Block::detached, |id| stripe.block(id)),
         });
         let listeners: Vec<_> = self
             .model
@@ -283,6 +287,8 @@ struct Shared {
     /// For connections that come from the process before.
     doors: RefCell<Vec<Door>>,
     stats: Block<WorkerScope>,
+    /// Connections that move are counted here.
+    handovers: Block<HandoverScope>,
 }
 
 /// What accept loops are to do.
@@ -324,14 +330,20 @@ impl Shared {
     }
 
     /// Drives a session in a task of its own.
-    fn spawn(self: &Rc<Self>, session: impl Session + 'static) {
+    fn spawn(self: &Rc<Self>, mut session: impl Session + 'static) {
         let shared = Rc::clone(self);
-        self.context.ring.spawn(async move {
-            let mut session = session;
+        // The session stays where the task has it from the first: a copy would double what an idle connection costs.
+        let task = async move {
             drive(&mut session, &shared).await;
             drop(session);
             shared.connection_ended();
-        });
+        };
+        debug_assert!(
+            size_of_val(&task) <= limits::TASK_BYTES,
+            "a task has grown to {} bytes",
+            size_of_val(&task)
+        );
+        self.context.ring.spawn(task);
     }
 
     /// A connection has ended: whoever waits for that may look again.
@@ -387,7 +399,7 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                 }
                 Message::HandOver(channel) => {
                     let number = shared.attempts.replace(shared.attempts.get() + 1);
-                    let mover = Mover::new(number);
+                    let mover = Mover::new(number, shared.handovers.clone());
                     *shared.mover.borrow_mut() = Some(Rc::clone(&mover));
                     ring.spawn(send_parcels(Rc::clone(&shared), mover, *channel));
                 }

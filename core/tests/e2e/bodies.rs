@@ -454,3 +454,28 @@ fn a_client_that_leaves_frees_the_upstream_connection() {
     client.reset();
     origin.wait_idle();
 }
+
+/// A small body is waited for, so that it goes out with its head; but not for long.
+#[test]
+fn the_head_of_a_small_response_does_not_wait_for_a_late_body() {
+    let seen = Gate::default();
+    let gate = seen.clone();
+    let origin = Origin::start(move |conn| {
+        for _ in 0..2 {
+            conn.request();
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+            gate.wait();
+            conn.send("-whole");
+        }
+    });
+    let proxy = Proxy::to([origin.addr()]);
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut response = client.response_head("GET");
+        client.expect("half");
+        seen.open();
+        client.expect("-whole");
+        response.body.clear();
+    }
+}

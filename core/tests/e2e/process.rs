@@ -176,6 +176,40 @@ fn sigterm_lets_requests_in_flight_finish() {
     assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
 }
 
+/// Whoever has connected a moment before has its request on the way, and could not tell whether it was served.
+#[test]
+fn sigterm_lets_a_fresh_connection_ask() {
+    let origin = Origin::start(|conn| {
+        while let Some(request) = conn.next_request() {
+            conn.send(ok(request.target()));
+        }
+    });
+    let proxy = Proxy::to([origin.addr()]);
+    let mut idle = proxy.connect();
+    assert_eq!(idle.get("/idle").text(), "/idle");
+    let mut fresh = proxy.connect();
+    proxy.signal(Signal::SIGTERM);
+    idle.expect_eof();
+    drop(idle);
+    let response = fresh.get("/late");
+    assert_eq!(response.text(), "/late");
+    assert!(response.says_close(), "{response:?}");
+    fresh.expect_eof();
+    drop(fresh);
+    proxy.expect_exit(0);
+}
+
+/// A connection that asks for nothing does not keep the process.
+#[test]
+fn sigterm_does_not_wait_long_for_a_first_request() {
+    let proxy = Proxy::to(["127.0.0.1:9"]);
+    let mut silent = proxy.connect();
+    proxy.signal(Signal::SIGTERM);
+    silent.expect_eof();
+    drop(silent);
+    proxy.expect_exit(0);
+}
+
 /// Whoever connects while the process stops is refused, or closed, but never left waiting.
 #[test]
 fn sigterm_ends_listening() {

@@ -120,6 +120,11 @@ impl End {
         Self { wire: Wire::new(Socket::new(stream)), local, remote }
     }
 
+    /// Its own address.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
     #[track_caller]
     pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) {
         self.wire.send(bytes.as_ref()).unwrap_or_else(|failure| panic!("cannot send: {failure}"));

@@ -11,6 +11,7 @@ mod changes;
 mod failures;
 mod http1;
 mod seeded;
+mod stays;
 mod tcp;
 
 // Shared with the other tests of processes; not everything of them is needed here.

@@ -14,9 +14,12 @@ mod instance;
 mod kills;
 mod listeners;
 mod load;
+mod operators;
 mod parents;
 mod refusals;
 mod steady;
+mod totals;
+mod wakeups;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]
 #[allow(dead_code, unused_imports)]

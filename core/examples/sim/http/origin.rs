@@ -138,7 +138,9 @@ impl Origin {
             return Err(format!("request {id}: padding of {padding} bytes instead of {}", plan.padding));
         }
         self.book.borrow_mut().fates[id].heads += 1;
-        sim::with(|world| world.note(|| format!("origin {} gets the head of request {id} on {:?}", self.me, self.end)));
+        sim::with(|world| {
+            world.note(|| format!("origin {} gets the head of request {id} on {:?}", self.me, self.end))
+        });
         let body = Body::of(head, Body::Done)?;
         if plan.expects && !plan.early {
             self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -314,7 +316,11 @@ impl Peer for Origin {
         if matches!(self.state, State::Linger) && self.eof {
             self.finish();
         }
-        if matches!(self.state, State::Tunnel(..)) && self.eof && self.output.is_empty() && self.then.is_none() {
+        if matches!(self.state, State::Tunnel(..))
+            && self.eof
+            && self.output.is_empty()
+            && self.then.is_none()
+        {
             self.finish();
         }
     }

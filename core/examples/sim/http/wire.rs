@@ -15,7 +15,8 @@ impl Head {
 
     /// Whether a list field has this member.
     pub fn has(&self, name: &str, member: &str) -> bool {
-        let mut values = self.fields.iter().filter(|(n, _)| n == name).flat_map(|(_, value)| value.split(','));
+        let mut values =
+            self.fields.iter().filter(|(n, _)| n == name).flat_map(|(_, value)| value.split(','));
         values.any(|value| value.trim().eq_ignore_ascii_case(member))
     }
 }
@@ -30,7 +31,8 @@ pub fn take_head(buffer: &mut Vec<u8>) -> Result<Option<Head>, String> {
     let line = lines.next().unwrap_or_default().to_owned();
     let mut fields = Vec::new();
     for field in lines {
-        let (name, value) = field.split_once(':').ok_or_else(|| format!("a field without colon: {field:?}"))?;
+        let (name, value) =
+            field.split_once(':').ok_or_else(|| format!("a field without colon: {field:?}"))?;
         let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || !name.bytes().all(is_token) || value.contains(['\r', '\n', '\0']) {
             return Err(format!("a field that is none: {field:?}"));
@@ -142,12 +144,12 @@ pub fn frame(framing: Framing, body: &[u8], mut size: impl FnMut() -> usize) -> 
     let mut rest = body;
     while !rest.is_empty() {
         let len = size().clamp(1, rest.len());
-        out.extend(format!("{len:x}{}\r\n", if len % 7 == 0 { ";x=y" } else { "" }).bytes());
+        out.extend(format!("{len:x}{}\r\n", if len.is_multiple_of(7) { ";x=y" } else { "" }).bytes());
         out.extend(&rest[..len]);
         out.extend(b"\r\n");
         rest = &rest[len..];
     }
-    let trailer = if body.len() % 5 == 0 { "x-trailer: 1\r\n" } else { "" };
+    let trailer = if body.len().is_multiple_of(5) { "x-trailer: 1\r\n" } else { "" };
     out.extend(format!("0\r\n{trailer}\r\n").bytes());
     out
 }

@@ -3,8 +3,10 @@
 //! Data is not copied: the received chunk is the chunk that is sent. Only small pieces are copied behind the framing
 //! (or the head) that goes before them, because that is cheaper than one more vector.
 
+use crate::base::clock::{Millis, NEVER};
 use crate::base::http::BodyLength;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::h1::{self, BodyDecoder, BodyError, Decoded};
 use crate::ring::{Chunk, Ring, Socket, WriteBuf};
 
@@ -42,6 +44,8 @@ pub(super) struct Body {
     pub(super) limit: u64,
     /// The head is held back for the body.
     pub(super) gathers: bool,
+    /// Until when at most.
+    pub(super) gathers_until: Millis,
     pub(super) held: Option<WriteBuf>,
 }
 
@@ -49,7 +53,7 @@ impl Body {
     pub(super) fn new(length: BodyLength, framing: Framing, limit: u64) -> Self {
         let decoder = BodyDecoder::new(length);
         let done = decoder.is_done();
-        Self { decoder, framing, done, bytes: 0, limit, gathers: false, held: None }
+        Self { decoder, framing, done, bytes: 0, limit, gathers: false, gathers_until: 0, held: None }
     }
 
     /// No body at all.
@@ -59,8 +63,9 @@ impl Body {
 
     /// The head of a response waits for a body that is so small that both go out as one piece: many an origin sends them
     /// apart, and each send costs more than everything that we do ourselves for a request. (The head of a request does
-    /// not wait: an origin may answer to it alone.)
-    pub(super) fn wait_for_body(mut self) -> Self {
+    /// not wait: an origin may answer to it alone.) A body that does not follow at once is not worth it.
+    pub(super) fn wait_for_body(mut self, now: Millis) -> Self {
+        self.gathers_until = now + limits::GATHER_MS;
         self.gathers = self.framing == Framing::Identity
             && self
                 .decoder
@@ -69,15 +74,20 @@ impl Body {
         self
     }
 
-    /// Whether a small body is worth waiting for: as long as nothing of it has come. What has come occupies buffers, and
-    /// when these are rare nothing more is received before they are given back.
-    fn is_worth_waiting(&self, from: &Socket) -> bool {
+    /// When the head that is held back goes out in any case, if one is.
+    pub(super) fn holds_until(&self) -> Millis {
+        if self.held.is_some() { self.gathers_until } else { NEVER }
+    }
+
+    /// Whether the rest of a small body is worth waiting for.
+    fn is_worth_waiting(&self, from: &Socket, now: Millis) -> bool {
         let status = from.status();
         self.gathers
+            && (now < self.gathers_until || is_on(Mutation::HeadHeldBack))
             && !self.done
             && !status.eof
             && status.recv_error == 0
-            && status.unread == 0
+            && self.decoder.remaining_known().is_some_and(|left| left > status.unread as u64)
     }
 
     /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first.
@@ -89,7 +99,7 @@ impl Body {
         lead: Option<WriteBuf>,
     ) -> Result<(), BodyFault> {
         let lead = lead.or_else(|| self.held.take());
-        if lead.is_some() && self.is_worth_waiting(from) {
+        if lead.is_some() && self.is_worth_waiting(from, ring.now()) {
             self.held = lead;
             return Ok(());
         }

@@ -501,7 +501,7 @@ impl Exchange {
             _ => deadline(activity, env.http.timeouts.stream_idle_ms),
         };
         if self.request_deadline.min(expires) > env.now {
-            return Progress::Wait(self.request_deadline.min(expires));
+            return Progress::Wait(self.request_deadline.min(expires).min(self.response.holds_until()));
         }
         let late = self.request_deadline <= env.now;
         env.stats.inc(if late { HttpScope::RQ_TIMEOUT } else { HttpScope::RQ_IDLE_TIMEOUT });

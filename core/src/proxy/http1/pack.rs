@@ -390,6 +390,8 @@ impl Body {
             bytes: parcel.bytes,
             limit: parcel.limit,
             gathers: parcel.gathers,
+            // It has waited long enough.
+            gathers_until: 0,
             held,
         })
     }

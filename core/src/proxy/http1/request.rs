@@ -73,14 +73,19 @@ impl Http1 {
             return if status.unsent > 0 { None } else { Some(Step::Done) };
         }
         let begun = !self.partial.is_empty();
-        if self.context.draining.get() && !begun {
+        let about_to_ask = if self.requests == 0 { self.since + limits::FIRST_REQUEST_MS } else { 0 };
+        if self.context.draining.get() && !begun && about_to_ask <= self.context.ring.now() {
             self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
             self.start_closing(Close::Linger);
             return None;
         }
         let timeouts = &self.service.http().timeouts;
         let idle = self.requests > 0 && !begun;
-        let expires = deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms });
+        let mut expires =
+            deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms });
+        if self.context.draining.get() && !begun {
+            expires = expires.min(about_to_ask);
+        }
         if expires > self.context.ring.now() {
             return Some(Step::Wait(expires));
         }

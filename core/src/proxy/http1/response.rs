@@ -115,7 +115,7 @@ fn take_head(
     exchange.keep_alive &=
         (exchange.request.done || streams) && !exchange.until_close && !env.context.says_farewell();
     exchange.up_keep_alive = head.keep_alive;
-    exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX).wait_for_body();
+    exchange.response = Body::new(head.body, Exchange::framing_for(body), u64::MAX).wait_for_body(env.now);
     exchange.response_state = ResponseState::Body;
     exchange.head = None;
     exchange.status = head.status;

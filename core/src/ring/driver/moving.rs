@@ -2,6 +2,7 @@
 
 use super::super::socket::{Kind, SocketState, cancel_entry};
 use super::Driver;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::SlotId;
 
 impl Driver {
@@ -26,16 +27,22 @@ impl Driver {
     /// Fills a fresh socket with what another process had received and not used, and not yet sent. Nothing is put in
     /// flight until [`thaw`](Self::thaw): the other process may have it yet.
     pub(in crate::ring) fn restore(&mut self, id: SlotId, state: &SocketState) {
-        let (input, output) = (self.pool.copy(&state.input), self.pool.copy(&state.output));
+        let size = self.pool.buffer_size();
         let Some(slot) = self.sockets.get_mut(id) else { return };
-        if let Some(chunk) = input {
-            self.links.push_back(&mut slot.input, chunk);
+        // In pieces as they would have been received, so that what is used up is not kept for the sake of the rest.
+        for (queue, bytes) in [(&mut slot.input, &state.input), (&mut slot.output, &state.output)] {
+            for chunk in bytes.chunks(size).filter_map(|piece| self.pool.copy(piece)) {
+                self.links.push_back(queue, chunk);
+            }
         }
-        if let Some(chunk) = output {
-            self.links.push_back(&mut slot.output, chunk);
+        if is_on(Mutation::ByteDoubledAfterHandover)
+            && let Some(first) = state.output.get(..1).and_then(|first| self.pool.copy(first))
+        {
+            self.links.push_front(&mut slot.output, first);
         }
+        slot.restored = true;
         slot.eof = state.eof;
-        slot.shutdown = state.shutdown;
+        slot.shutdown = state.shutdown && !is_on(Mutation::HalfCloseForgotten);
         slot.activity = self.now.saturating_sub(state.idle_ms);
         slot.frozen = true;
     }

@@ -4,6 +4,7 @@
 use super::super::socket::{Kind, Recv, Slot, cancel_entry};
 use super::Driver;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 
 impl Driver {
     /// Buffers that one socket may hold at this moment.
@@ -21,6 +22,9 @@ impl Driver {
     pub(super) fn return_buffers(&mut self) {
         let mut any = false;
         while let Some((buffer, owner)) = self.pool.take_returned() {
+            if is_on(Mutation::BufferNotReturned) && buffer % 8 == 7 {
+                continue;
+            }
             self.kernel.offer(buffer, &self.pool);
             any = true;
             self.in_use -= 1;
@@ -37,7 +41,7 @@ impl Driver {
         if self.in_use * 2 > self.published {
             self.grow(self.published);
         }
-        if self.parked.is_empty() {
+        if self.parked.is_empty() || is_on(Mutation::WaiterForgotten) {
             return;
         }
         // By what is free, not by what has just come back: whoever was let go on then may not have used it.
@@ -46,7 +50,7 @@ impl Driver {
             let Some(id) = self.parked.pop_front() else { break };
             if let Some(slot) = self.sockets.get_mut(id) {
                 slot.parked = false;
-                free -= usize::from(slot.wants_recv(quota));
+                free -= usize::from(slot.wants_recv(slot.holds(self.pool.buffer_size()), quota));
                 self.touch(id);
             }
         }

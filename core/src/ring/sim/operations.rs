@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
 use io_uring::opcode;
+use io_uring::squeue::Entry;
 
 use super::super::kernel::Completion;
 use super::fds::{self, Token};
@@ -169,7 +169,8 @@ impl World {
         if std::mem::replace(&mut flying.scheduled, true) {
             return;
         }
-        let after = if self.chance(self.faults.late) { self.random.below(self.faults.late_us + 1) } else { 0 };
+        let after =
+            if self.chance(self.faults.late) { self.random.below(self.faults.late_us + 1) } else { 0 };
         self.at(self.now + after as Micros, event(ring, op));
     }
 
@@ -187,7 +188,9 @@ impl World {
 
     pub(super) fn submit(&mut self, ring: u32, entry: &Entry) {
         let sqe = Sqe::of(entry);
-        self.note(|| format!("ring {ring} submits {} {:#x} on {} ({:#x})", sqe.opcode, sqe.user_data, sqe.fd, sqe.addr));
+        self.note(|| {
+            format!("ring {ring} submits {} {:#x} on {} ({:#x})", sqe.opcode, sqe.user_data, sqe.fd, sqe.addr)
+        });
         let silent = (ring, 0);
         match sqe.opcode {
             opcode::RecvMulti::CODE => {
@@ -424,7 +427,8 @@ impl World {
                 Found::Error(errno) => return self.finish(id, -errno, 0),
                 Found::Eof => {
                     let with_buffer = self.chance(self.faults.eof_with_buffer);
-                    let buffer = if with_buffer { self.rings[id.0 as usize].buffers.pop_front() } else { None };
+                    let buffer =
+                        if with_buffer { self.rings[id.0 as usize].buffers.pop_front() } else { None };
                     let flags = buffer.map_or(0, |(number, ..)| F_BUFFER | u32::from(number) << 16);
                     return self.finish(id, 0, flags);
                 }
@@ -502,6 +506,3 @@ fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
     };
     Some(SocketAddr::new(ip, port))
 }
-
-
-
