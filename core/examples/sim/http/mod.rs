@@ -65,6 +65,8 @@ pub struct Fate {
     /// Its client has given it up.
     pub abandoned: bool,
     pub answered: Option<u16>,
+    /// Its client may have sent it twice.
+    pub is_repeated: bool,
 }
 
 /// All requests of a run.
@@ -193,7 +195,7 @@ impl Scenario for HttpScenario {
         }
         for (id, (plan, fate)) in book.plans.iter().zip(&book.fates).enumerate() {
             let idempotent = plan.method != "POST";
-            if fate.whole > 1 && !idempotent {
+            if fate.whole > 1 && !(idempotent || fate.is_repeated) {
                 wrong.push(format!("request {id} came {} times to an origin: {plan:?}", fate.whole));
             }
             if fate.answered.is_none() && !fate.abandoned {
