@@ -128,6 +128,12 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
             if response == Framing::UntilClose || random.below(2) == 0 { Break::Reset } else { Break::Fin };
         (random.below(response_len + 60), how)
     });
+    // The upload is still going on when the origin resets: whoever is told of that, it is not an end.
+    let (response, breaks, early) = if rough && has_body && !bodiless && random.below(6) == 0 {
+        (Framing::UntilClose, Some((random.below(response_len + 60), Break::Reset)), true)
+    } else {
+        (response, breaks, has_body && random.below(6) == 0)
+    };
     let tunnel =
         (!http_10 && method == "GET" && random.below(10) == 0).then(|| (8 + size(random), 8 + size(random)));
     Plan {
@@ -144,7 +150,7 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
         response,
         response_len,
         delay_us: [0, 0, 2_000, 300_000][random.below(4)],
-        early: has_body && random.below(6) == 0,
+        early,
         closes: random.below(10) == 0,
         breaks,
         garbage: rough && random.below(24) == 0,
