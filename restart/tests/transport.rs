@@ -238,6 +238,9 @@ fn a_user_who_is_not_trusted_is_refused_on_both_ends() {
     assert!(
         matches!(listener.accept_checked(|_| false), Err(TransportError::Forbidden(found)) if found == uid())
     );
+    // It is told, or it would come again.
+    let Message::Abort(abort) = receive(&mut child).unwrap().frame.message else { panic!("no Abort") };
+    assert!(abort.reason.contains("runs as user"), "{}", abort.reason);
     assert!(matches!(receive(&mut child), Err(TransportError::Gone)));
     let (failure, why) = Connection::connect_checked(&directory.address(), |_| false).unwrap_err();
     assert_eq!(failure, ConnectFailure::Refused);
