@@ -173,7 +173,8 @@ pub(crate) fn version_of(program: &str, argument: &str) -> Option<String> {
     Some(line.strip_prefix("version: ").unwrap_or(line).to_owned())
 }
 
-fn allowed_cpus() -> Vec<usize> {
+/// The CPUs that this process may use.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
 }

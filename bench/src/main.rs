@@ -12,6 +12,7 @@ mod relay;
 mod report;
 mod restart;
 mod run;
+mod soak;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ Examples:
   ouro-bench run --quick                 a smoke test
   ouro-bench run --scenario small,close --subjects ouro,nginx --rounds 5
   ouro-bench restart --restarts 10 --every 5
+  ouro-bench soak --restarts 20 --every 1s
+  ouro-bench pause --pairs 5000
   ouro-bench micro
   ouro-bench cpu --pid 4711 --seconds 10
 
@@ -45,8 +48,12 @@ struct Args {
 enum Command {
     /// Measure all subjects side by side.
     Run(Box<run::Options>),
-    /// Restart each proxy under load and tell what its clients noticed.
+    /// Compare proxies: restart each under load and tell what its clients noticed.
     Restart(Box<restart::Options>),
+    /// Prove on Ouro alone that restarts break nothing: many clients, many restarts, every byte compared.
+    Soak(Box<soak::Options>),
+    /// Measure how long connections stand still while thousands of them move to a new process.
+    Pause(Box<soak::PauseOptions>),
     /// Measure small parts of the proxy.
     Micro(micro::Options),
     /// Measure how much CPU time all threads of a process use.
@@ -68,6 +75,8 @@ enum Command {
         cpus: Vec<usize>,
         #[arg(long)]
         parent: u32,
+        #[arg(long)]
+        began: Option<std::path::PathBuf>,
         #[arg(last = true, required = true)]
         argv: Vec<OsString>,
     },
@@ -113,6 +122,14 @@ fn dispatch(command: Command) -> Result<bool, String> {
             machine::prepare()?;
             restart::run(&options)
         }
+        Command::Soak(options) => {
+            machine::prepare()?;
+            soak::run(&options)
+        }
+        Command::Pause(options) => {
+            machine::prepare()?;
+            soak::run_pause(&options)
+        }
         Command::Micro(options) => {
             machine::prepare()?;
             micro::run(&options).map(|()| true)
@@ -122,7 +139,9 @@ fn dispatch(command: Command) -> Result<bool, String> {
             println!("{}", cpu::measure(pid, Duration::from_secs(seconds))?);
             Ok(true)
         }
-        Command::Exec { cpus, parent, argv } => Err(process::exec(&cpus, parent, &argv)),
+        Command::Exec { cpus, parent, began, argv } => {
+            Err(process::exec(&cpus, parent, began.as_deref(), &argv))
+        }
         Command::Origin { http, echo, wrong } => origin::serve(http, echo, wrong).map(|()| true),
         Command::Relay { listen, to } => relay::serve(listen, to).map(|()| true),
     }
@@ -170,6 +189,9 @@ mod tests {
             "run --scenario small,nope",
             "micro nope",
             "restart --restarts 0",
+            "soak --bytes 1GB",
+            "soak --workers 0",
+            "pause --every x",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -16,6 +16,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getppid, setsid};
 
 use crate::machine;
@@ -67,18 +68,7 @@ impl Process {
     /// When it cannot be started.
     pub(crate) fn start(program: &Program, folder: &Path) -> Result<Self, String> {
         let log = folder.join("output.log");
-        let output = File::options().create(true).append(true).open(&log);
-        let output = output.map_err(|error| format!("{}: {error}", log.display()))?;
-        let errors = output.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
-        let own = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
-        let cpus: Vec<String> = program.cpus.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(own);
-        command.arg("exec").arg("--cpus").arg(cpus.join(","));
-        command.arg("--parent").arg(std::process::id().to_string());
-        command.arg("--").args(&program.argv);
-        command.envs(program.env.iter().map(|(name, value)| (name, value)));
-        command.current_dir(folder).stdin(Stdio::null()).stdout(output).stderr(errors);
-        let child = command.spawn().map_err(|error| format!("cannot start: {error}"))?;
+        let child = spawn(program, folder, &log, None)?;
         Ok(Self { seen: BTreeSet::from([pid_of(&child)]), child, log })
     }
 
@@ -172,6 +162,34 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Starts a program in `folder`, with its output appended to `log`. Whoever gets it has to end it. The moment at which the
+/// program itself begins goes to the file `began`, nanoseconds of the monotonic clock.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn spawn(
+    program: &Program,
+    folder: &Path,
+    log: &Path,
+    began: Option<&Path>,
+) -> Result<Child, String> {
+    let output = File::options().create(true).append(true).open(log);
+    let output = output.map_err(|error| format!("{}: {error}", log.display()))?;
+    let errors = output.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
+    let own = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
+    let cpus: Vec<String> = program.cpus.iter().map(ToString::to_string).collect();
+    let mut command = Command::new(own);
+    command.arg("exec").arg("--cpus").arg(cpus.join(","));
+    command.arg("--parent").arg(std::process::id().to_string());
+    if let Some(began) = began {
+        command.arg("--began").arg(began);
+    }
+    command.arg("--").args(&program.argv);
+    command.envs(program.env.iter().map(|(name, value)| (name, value)));
+    command.current_dir(folder).stdin(Stdio::null()).stdout(output).stderr(errors);
+    command.spawn().map_err(|error| format!("cannot start: {error}"))
 }
 
 fn pid_of(child: &Child) -> i32 {
@@ -286,7 +304,7 @@ pub(crate) fn rss(pids: &[i32]) -> u64 {
 }
 
 /// Becomes another program, under the conditions that every measured process runs under. Returns only if that fails.
-pub(crate) fn exec(cpus: &[usize], parent: u32, argv: &[OsString]) -> String {
+pub(crate) fn exec(cpus: &[usize], parent: u32, began: Option<&Path>, argv: &[OsString]) -> String {
     let Some((program, args)) = argv.split_first() else { return "no program given".into() };
     let prepared = (|| {
         prctl::set_pdeathsig(Signal::SIGTERM)?;
@@ -300,6 +318,12 @@ pub(crate) fn exec(cpus: &[usize], parent: u32, argv: &[OsString]) -> String {
     }
     if getppid().as_raw().unsigned_abs() != parent {
         return "the process that wanted this is gone".into();
+    }
+    if let Some(path) = began {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        if let Err(error) = std::fs::write(path, now.as_nanos().to_string()) {
+            return format!("{}: {error}", path.display());
+        }
     }
     let error = Command::new(program).args(args).exec();
     format!("{}: {error}", program.to_string_lossy())

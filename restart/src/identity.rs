@@ -19,6 +19,8 @@ pub struct Identity {
     pub protocol_max: u32,
     /// Layout of the shared segment.
     pub layout_version: u32,
+    /// Random number of the shared segment that this process counts in, or would; 0 for none.
+    pub segment_id: u64,
     /// Base id of the instance.
     pub base_id: u32,
     /// Process id; 0 if unknown.
@@ -37,6 +39,7 @@ impl Identity {
             protocol_min: PROTOCOL_VERSION_MIN,
             protocol_max: PROTOCOL_VERSION,
             layout_version,
+            segment_id: 0,
             base_id,
             pid: std::process::id(),
             capabilities: Vec::new(),
@@ -82,6 +85,13 @@ impl Identity {
         } else {
             None
         }
+    }
+
+    /// Whether the process that answers like this counts in another segment: what it has counted is not to be seen from
+    /// here.
+    pub(crate) fn has_other_segment(&self, reply: &HelloReply) -> bool {
+        reply.layout_version != self.layout_version
+            || (reply.segment_id != 0 && reply.segment_id != self.segment_id)
     }
 
     /// Whether a capability is on both sides.

@@ -86,6 +86,9 @@ pub struct HelloReply {
     /// Whether the parent's own parent still lives: that one would serve again if the parent died now.
     #[prost(bool, tag = "13")]
     pub elder: bool,
+    /// Random number of the parent's shared segment; 0 if it says none.
+    #[prost(uint64, tag = "14")]
+    pub segment_id: u64,
 }
 
 /// Child to parent: asks for the next listening sockets.

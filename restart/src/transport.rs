@@ -25,6 +25,7 @@ use crate::address::Address;
 use crate::child::ConnectFailure;
 use crate::frame::{FRAME_BYTES_MAX, Frame, FrameError};
 use crate::limits::{FRAME_FDS_MAX, LISTEN_BACKLOG, OUT_BYTES_MAX, OUT_FRAMES_MAX};
+use crate::message::Abort;
 
 /// Bytes that the kernel may hold of what is sent and not yet read: several frames of the largest size.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
@@ -319,6 +320,12 @@ impl Connection {
         let peer = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials)
             .map_err(|error| TransportError::Io(error.into()))?;
         if !trusted(peer.uid()) {
+            // Or it would see the end of a connection, and try again and again.
+            let own = rustix::process::geteuid().as_raw();
+            let why = format!("it runs as user {own}, not as user {}", peer.uid());
+            if let Ok(bytes) = Frame::new(0, Abort::new(why)).encode() {
+                let _ = send_now(fd.as_fd(), &bytes, &[]);
+            }
             return Err(TransportError::Forbidden(peer.uid()));
         }
         // A size below the frame's would make sending fail for good; where this fails, the default is larger.

@@ -227,7 +227,7 @@ impl Process {
                     self.send_part(peer, request_id, part, cursor);
                 }
                 parent::Action::Close { peer } => drop(self.peers.remove(&peer)),
-                parent::Action::StopAccepting => {
+                parent::Action::StopAccepting { .. } => {
                     self.up(child::Event::Superseded(Some(0)));
                     (self.accepts, self.serves) = (false, false);
                     self.down(parent::Event::AcceptStopped);

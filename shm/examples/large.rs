@@ -56,7 +56,7 @@ const ENTITIES: usize = 10_000;
 const WORKERS: u32 = 3;
 
 fn main() -> Result<(), SegmentError> {
-    let (segment, base_id) = Segment::create_dynamic(ouro_shm::DEFAULT_SIZE)?;
+    let (segment, base_id) = Segment::create_dynamic(ouro_shm::DEFAULT_SIZE, |_| true)?;
     let member = segment.join(&Joining { epoch: 0, workers: WORKERS, version: "large" })?;
     let stripes: Vec<_> = (0..WORKERS).map(|worker| member.stripe(worker)).collect();
     let start = Instant::now();

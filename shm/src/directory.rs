@@ -10,6 +10,7 @@ use crate::layout::{
     MAX_ENTITY_FRAMES, MAX_SCHEMAS, checksum, entity_reference, header, index, lower, upper, word,
 };
 use crate::metric::Scope;
+use crate::snapshot::ScopeInfo;
 use crate::sync::{Ordering, fence};
 
 /// Words of an entity: generation and whether it is in use; a bit for each process that has it; number of the schema
@@ -159,6 +160,22 @@ impl Locked<'_> {
     /// Finds or adds an entity and notes that the process in this slot has it. `None` when there is no room.
     pub(crate) fn register<S: Scope>(&self, known: &mut Index, labels: &[&str], slot: usize) -> Option<u64> {
         let schema = self.schema_of::<S>(known)?;
+        self.register_as(schema, known, labels, slot)
+    }
+
+    /// The same for an entity of a scope that is only known by what is said of it.
+    pub(crate) fn register_info(
+        &self,
+        known: &mut Index,
+        info: &ScopeInfo,
+        labels: &[&str],
+        slot: usize,
+    ) -> Option<u64> {
+        let schema = self.schema_number(&crate::schema::encode(info))?;
+        self.register_as(schema, known, labels, slot)
+    }
+
+    fn register_as(&self, schema: usize, known: &mut Index, labels: &[&str], slot: usize) -> Option<u64> {
         let words = label_words(labels)?;
         let shape = word(u32::try_from(schema).ok()?, u32::try_from(labels.len()).ok()?);
         let hash = checksum(words.iter().copied().chain([shape]));
@@ -204,7 +221,7 @@ impl Locked<'_> {
         {
             return Some(*number);
         }
-        let number = self.schema_number(&crate::schema::encode::<S>())?;
+        let number = self.schema_number(&crate::schema::encode(&ScopeInfo::of::<S>()))?;
         known.schemas.insert(TypeId::of::<S>(), (number, self.schema_reference(number)));
         Some(number)
     }

@@ -35,6 +35,7 @@ mod snapshot;
 mod stripe;
 mod sums;
 mod sync;
+mod totals;
 
 pub use block::Block;
 pub use error::SegmentError;
@@ -43,11 +44,12 @@ pub use member::{EntityId, Membership};
 pub use metric::{CounterId, GaugeId, HistogramId, Kind, Metric, Scope, Unit, cells_before};
 pub use processes::Joining;
 pub use read::ReadOptions;
-pub use segment::{Segment, SegmentOptions};
+pub use segment::{Apart, Segment, SegmentOptions};
 pub use snapshot::{
     Entity, HistogramValue, MetricInfo, Process, ProcessState, ScopeInfo, Share, Snapshot, Value,
 };
 pub use stripe::Stripe;
+pub use totals::Totals;
 
 /// Version of the hot restart as a whole. Processes that differ in it cannot restart into each other.
 pub const HOT_RESTART_VERSION: u32 = 1;

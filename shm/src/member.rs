@@ -8,9 +8,10 @@ use crate::directory::Index;
 use crate::layout::{entity_of, header};
 use crate::metric::Scope;
 use crate::segment::Segment;
-use crate::snapshot::ProcessState;
+use crate::snapshot::{ProcessState, ScopeInfo};
 use crate::stripe::Stripe;
 use crate::sync::lock;
+use crate::totals::Totals;
 
 /// Reports that are kept until somebody takes them.
 const MAX_REPORTS: usize = 16;
@@ -152,6 +153,12 @@ impl Membership {
         Stripe::new(Arc::clone(&self.joined), worker)
     }
 
+    /// Room for totals that were counted elsewhere.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals::new(self.stripe(Totals::WORKER))
+    }
+
     /// What has to be said in the log, once.
     #[must_use]
     pub fn take_reports(&self) -> Vec<String> {
@@ -160,6 +167,22 @@ impl Membership {
 }
 
 impl Joined {
+    /// [`Membership::register`] for a scope that is only known by what is said of it; 0 if there is no room.
+    pub(crate) fn register_info(&self, info: &ScopeInfo, labels: &[&str]) -> u64 {
+        let mut index = lock(&self.index);
+        let reference = match self.segment.core.lock() {
+            Ok(locked) => {
+                locked.register_info(&mut index, info, labels, self.slot).ok_or_else(|| "no room".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        drop(index);
+        reference.unwrap_or_else(|why| {
+            self.overflow(&format!("{} {labels:?}: {why}", info.name));
+            0
+        })
+    }
+
     /// Counts something that found no room; the first time, says so.
     pub(crate) fn overflow(&self, what: &str) {
         self.segment.core.add(header::OVERFLOWS, 1);

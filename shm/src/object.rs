@@ -176,9 +176,42 @@ fn reserve(core: &Core, first: usize, words: usize) -> Result<(), SegmentError> 
 
 /// Makes a segment. `None` if something is there, or comes in between.
 pub(crate) fn create(base_id: u32, size: u64) -> Result<Option<Core>, SegmentError> {
+    create_named(&segment_name(base_id), size, 0, now_ms())
+}
+
+/// Makes a segment beside the one of this base id, to take its place later; its name.
+pub(crate) fn create_apart(
+    base_id: u32,
+    size: u64,
+    generations: u64,
+    first_started_ms: u64,
+) -> Result<(Core, PathBuf), SegmentError> {
+    let prefix = format!("{}.next-", segment_name(base_id));
+    for entry in fs::read_dir(FOLDER).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix[1..])).map(str::parse);
+        // Whoever made it has failed and could not tidy up any more.
+        if let Some(Ok(pid)) = pid
+            && (pid == std::process::id() || !crate::processes::runs(pid))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let name = format!("{prefix}{}", std::process::id());
+    let first_started_ms = if first_started_ms == 0 { now_ms() } else { first_started_ms };
+    let core = create_named(&name, size, generations, first_started_ms)?.ok_or(SegmentError::Busy)?;
+    Ok((core, PathBuf::from(format!("{FOLDER}{name}"))))
+}
+
+fn create_named(
+    name: &str,
+    size: u64,
+    generations: u64,
+    first_started_ms: u64,
+) -> Result<Option<Core>, SegmentError> {
     let size = round(size);
     let bytes = usize::try_from(size).map_err(|_| SegmentError::Full { what: "a segment of that size" })?;
-    let mut map = match ShmemConf::new().os_id(segment_name(base_id)).size(bytes).create() {
+    let mut map = match ShmemConf::new().os_id(name).size(bytes).create() {
         Ok(map) => map,
         Err(ShmemError::MappingIdExists) => return Ok(None),
         Err(error) => {
@@ -188,7 +221,7 @@ pub(crate) fn create(base_id: u32, size: u64) -> Result<Option<Core>, SegmentErr
     // It outlives whoever made it.
     map.set_owner(false);
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let Ok(descriptor) = shm_open(segment_name(base_id).as_str(), flags, Mode::empty()) else {
+    let Ok(descriptor) = shm_open(name, flags, Mode::empty()) else {
         return Ok(None);
     };
     let file = File::from(descriptor);
@@ -199,12 +232,13 @@ pub(crate) fn create(base_id: u32, size: u64) -> Result<Option<Core>, SegmentErr
     let core = Core::new(memory);
     let fixed = fixed_frames(core.frames) * FRAME_WORDS;
     if let Err(error) = reserve(&core, 0, fixed) {
-        let _ = shm_unlink(segment_name(base_id).as_str());
+        let _ = shm_unlink(name);
         return Err(error);
     }
     debug_assert!(FRAME_TABLE < fixed);
     let segment_id = random();
-    core.initialise(segment_id, now_ms());
+    core.initialise(segment_id, first_started_ms);
+    core.store(header::GENERATIONS, generations);
     // If the name was given to another object between the two openings, this one has no descriptor.
     let ours = core.memory.file().and_then(|file| first_words(file).ok());
     if ours.is_none_or(|words| words[header::SEGMENT_ID] != segment_id) {

@@ -150,6 +150,11 @@ impl Locked<'_> {
     }
 }
 
+/// Whether a process with this id runs.
+pub(crate) fn runs(pid: u32) -> bool {
+    start_ticks(pid).is_some()
+}
+
 /// Whether the process with this id that started then still runs. One that has ended but was not waited for does not.
 fn lives(pid: u32, start: u64) -> bool {
     match start_ticks(pid) {

@@ -40,22 +40,45 @@ impl Schema {
     }
 }
 
+impl ScopeInfo {
+    /// What the scope `S` says of itself.
+    pub(crate) fn of<S: Scope>() -> Self {
+        let metric = |metric: &crate::metric::Metric| MetricInfo {
+            name: metric.name.to_owned(),
+            kind: metric.kind,
+            unit: metric.unit,
+            help: metric.help.to_owned(),
+        };
+        Self {
+            name: S::NAME.to_owned(),
+            text: S::TEXT.to_owned(),
+            labels: S::LABELS.iter().map(ToString::to_string).collect(),
+            metrics: S::METRICS.iter().map(metric).collect(),
+        }
+    }
+
+    /// Cells of one entity.
+    pub(crate) fn cells(&self) -> usize {
+        self.metrics.iter().map(|metric| metric.kind.cells()).sum()
+    }
+}
+
 /// The words that describe a scope.
-pub(crate) fn encode<S: Scope>() -> Vec<u64> {
+pub(crate) fn encode(info: &ScopeInfo) -> Vec<u64> {
     let mut bytes = Vec::new();
     let text = |text: &str, bytes: &mut Vec<u8>| {
         let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
         bytes.extend(length.to_le_bytes());
         bytes.extend(text.bytes().take(usize::from(length)));
     };
-    text(S::NAME, &mut bytes);
-    text(S::TEXT, &mut bytes);
-    bytes.extend(u16::try_from(S::LABELS.len()).unwrap_or(u16::MAX).to_le_bytes());
-    for label in S::LABELS {
+    text(&info.name, &mut bytes);
+    text(&info.text, &mut bytes);
+    bytes.extend(u16::try_from(info.labels.len()).unwrap_or(u16::MAX).to_le_bytes());
+    for label in &info.labels {
         text(label, &mut bytes);
     }
-    bytes.extend(u16::try_from(S::METRICS.len()).unwrap_or(u16::MAX).to_le_bytes());
-    for metric in S::METRICS {
+    bytes.extend(u16::try_from(info.metrics.len()).unwrap_or(u16::MAX).to_le_bytes());
+    for metric in &info.metrics {
         bytes.push(match metric.kind {
             Kind::Counter => 0,
             Kind::Gauge => 1,
@@ -67,8 +90,8 @@ pub(crate) fn encode<S: Scope>() -> Vec<u64> {
             Unit::Microseconds => 2,
             Unit::Seconds => 3,
         });
-        text(metric.name, &mut bytes);
-        text(metric.help, &mut bytes);
+        text(&metric.name, &mut bytes);
+        text(&metric.help, &mut bytes);
     }
     let mut words = vec![0, bytes.len() as u64];
     words.extend(crate::directory::words_of(&bytes));

@@ -1,11 +1,12 @@
 //! A segment as a whole.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::core::{Core, now_ms};
 use crate::error::SegmentError;
-use crate::layout::DEFAULT_SIZE;
+use crate::layout::{DEFAULT_SIZE, header};
 use crate::member::Membership;
 use crate::memory::Memory;
 use crate::object::{self, Found};
@@ -82,13 +83,14 @@ impl Segment {
     }
 
     /// Makes a segment under a base id that nobody uses: the lowest from 1 on that has no segment, or else one whose
-    /// processes are all dead; that one's counters are lost.
+    /// processes are all dead; that one's counters are lost. Base ids that are not `free` in some other way are left out.
     ///
     /// # Errors
     /// [`SegmentError::Full`] if there is none, otherwise as [`Segment::open`].
-    pub fn create_dynamic(size: u64) -> Result<(Self, u32), SegmentError> {
+    pub fn create_dynamic(size: u64, free: impl Fn(u32) -> bool) -> Result<(Self, u32), SegmentError> {
         for base_id in 1..=DYNAMIC_IDS {
             if object::path(base_id).symlink_metadata().is_err()
+                && free(base_id)
                 && let Some(core) = object::create(base_id, size)?
             {
                 return Ok((Self { core: Arc::new(core) }, base_id));
@@ -97,7 +99,10 @@ impl Segment {
         for base_id in 1..=DYNAMIC_IDS {
             let Ok(Found::Segment(core)) = object::find(base_id, false) else { continue };
             let Ok(lock) = core.lock() else { continue };
-            if lock.slots().iter().any(|slot| slot.process.alive) || object::unlink(base_id).is_err() {
+            if lock.slots().iter().any(|slot| slot.process.alive)
+                || !free(base_id)
+                || object::unlink(base_id).is_err()
+            {
                 continue;
             }
             if let Some(core) = object::create(base_id, size)? {
@@ -118,6 +123,40 @@ impl Segment {
             Found::Nothing => Err(SegmentError::NotFound { base_id }),
             Found::Bad(_, why) => Err(SegmentError::Unusable { why }),
         }
+    }
+
+    /// Attaches to the segment of this base id if there is one that can be used, and leaves everything as it is.
+    ///
+    /// # Errors
+    /// [`SegmentError::Foreign`] and [`SegmentError::Io`], as [`Segment::open`].
+    pub fn peek(base_id: u32) -> Result<Option<Self>, SegmentError> {
+        Ok(match object::find(base_id, false)? {
+            Found::Segment(core) => Some(Self { core: Arc::new(core) }),
+            Found::Nothing | Found::Bad(..) => None,
+        })
+    }
+
+    /// Makes a segment that goes on where another one ends, in which this process counts: `generations` processes before
+    /// it, the first of them started at `first_started_ms` (0: not known, so it is as if that was now). It has the name of the base id only once
+    /// [`Apart::establish`] gives it that; until then whoever looks finds the other one.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub fn create_apart(
+        options: &SegmentOptions,
+        generations: u64,
+        first_started_ms: u64,
+    ) -> Result<(Self, Apart), SegmentError> {
+        let (core, path) =
+            object::create_apart(options.base_id, options.size, generations, first_started_ms)?;
+        let apart = Apart { path: Some(path), base_id: options.base_id };
+        Ok((Self { core: Arc::new(core) }, apart))
+    }
+
+    /// A random number that no other segment has; 0 for one that only this process has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.core.load(header::SEGMENT_ID)
     }
 
     /// Removes the name of a segment. Who has it attached keeps it.
@@ -168,10 +207,42 @@ impl Segment {
         self.core.snapshot(options)
     }
 
+    /// All processes that have a place in the table, the dead among them that were not folded yet, oldest first.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        self.core.slots().into_iter().map(|slot| slot.process).collect()
+    }
+
     /// The processes that live, oldest first.
     #[must_use]
     pub fn live_processes(&self) -> Vec<Process> {
         self.core.slots().into_iter().map(|slot| slot.process).filter(|process| process.alive).collect()
+    }
+}
+
+/// A segment that has not got its name yet. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Apart {
+    path: Option<PathBuf>,
+    base_id: u32,
+}
+
+impl Apart {
+    /// The segment takes the place of whatever has its name. Who has that one attached keeps it.
+    ///
+    /// # Errors
+    /// Those of `rename(2)`; the segment is without a name then, and works all the same.
+    pub fn establish(mut self) -> io::Result<()> {
+        let Some(path) = self.path.take() else { return Ok(()) };
+        std::fs::rename(&path, object::path(self.base_id)).inspect_err(|_| self.path = Some(path))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::frames::Owner;
 use crate::layout::{PAGE_WORDS, RECORD_HEADER, RECORD_PAGE, entity_of, index};
 use crate::member::{EntityId, Joined};
 use crate::metric::{Kind, Scope, cells_before};
+use crate::snapshot::ScopeInfo;
 use crate::sync::{Ordering, fence, lock};
 
 /// Retired records that are looked at to find one that can be used again.
@@ -89,6 +90,10 @@ impl Stripe {
         }
     }
 
+    pub(crate) fn inner(&self) -> Option<&StripeInner> {
+        self.inner.as_deref()
+    }
+
     /// Gives cells back: once the last clone of the block is gone and this process has the entity no more, they are used
     /// for others. What was counted in them stays until then.
     pub fn retire<S: Scope>(&self, block: Block<S>) {
@@ -101,8 +106,17 @@ impl StripeInner {
         &self.joined.segment.core
     }
 
+    pub(crate) fn register_info(&self, info: &ScopeInfo, labels: &[&str]) -> u64 {
+        self.joined.register_info(info, labels)
+    }
+
+    /// Counts something that found no room.
+    pub(crate) fn overflow(&self, what: &str) {
+        self.joined.overflow(what);
+    }
+
     /// Finds cells for an entity: those that it had, those of one that is gone, or new ones.
-    fn record(&self, reference: u64, cells: usize) -> Option<usize> {
+    pub(crate) fn record(&self, reference: u64, cells: usize) -> Option<usize> {
         let core = self.core();
         let mut space = lock(&self.space);
         if let Some(retired) = space.retired.remove(&reference) {

@@ -283,7 +283,7 @@ fn is_http(plan: &Plan) -> bool {
 }
 
 /// What an error of the socket means.
-pub(super) fn failure_of(error: &io::Error) -> Wrong {
+pub(crate) fn failure_of(error: &io::Error) -> Wrong {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => (Failure::Refused, String::new()),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => (Failure::Reset, String::new()),

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use crate::content;
 
-pub(crate) use self::conn::frame;
+pub(crate) use self::check::{Check, HeadRule, Progress, Wrong};
+pub(crate) use self::conn::{failure_of, frame};
 pub(crate) use self::engine::Load;
 pub(crate) use self::tally::{Failure, Tally};
 

@@ -208,7 +208,8 @@ impl Origin {
     }
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
+/// A listener for thousands of connections; port 0 takes a free one.
+pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))))?;

@@ -41,6 +41,7 @@ const FILES: &[(&str, &str)] = files![
     "ouro-http.toml",
     "ouro-restart.toml",
     "ouro-routes.toml",
+    "ouro-soak.toml",
     "ouro-tcp.toml",
     "sozu-http.toml",
     "sozu-restart.toml",
@@ -142,6 +143,9 @@ mod tests {
             .with("OLD_LIVES_S", 5)
             .with("TCP_PORT", 3)
             .with("ECHO_PORT", 4)
+            .with("WEBSOCKET_PORT", 5)
+            .with("VARIANT", "a")
+            .with("MORE", "")
             .with("DAEMON", "on");
         for (name, template) in FILES {
             let text = values.fill(template);
@@ -160,6 +164,7 @@ mod tests {
         let folder = Path::new("/tmp/x");
         let setting = Setting { shape: Shape::Http, origin_port: 2, workers: 1, cpus: &[], folder };
         let values = Values::new(&setting, 1).with("TCP_PORT", 3).with("ECHO_PORT", 4);
+        let values = values.with("WEBSOCKET_PORT", 5).with("VARIANT", "b").with("MORE", "");
         for (name, template) in FILES.iter().filter(|(name, _)| name.starts_with("ouro-")) {
             ouro::config::parse(&values.fill(template), name).unwrap();
         }

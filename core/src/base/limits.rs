@@ -1,5 +1,10 @@
 //! Every bound that is not configurable, in one place, with the relations between them checked at compile time.
 
+/// A bound as it is, and as the simulator has it: small, so that it is reached.
+const fn pick(real: usize, simulated: usize) -> usize {
+    if cfg!(feature = "sim") { simulated } else { real }
+}
+
 /// Entries of a worker's submission queue. A full queue is submitted early, so this bounds batches, not load.
 pub const SUBMISSION_ENTRIES: u32 = 1024;
 
@@ -10,7 +15,7 @@ pub const COMPLETION_ENTRIES: u32 = 8192;
 pub const MAX_RECEIVE_BUFFERS: usize = 32_768;
 
 /// Receive buffers published at start; more follow as the load asks for them, up to the configured memory.
-pub const INITIAL_RECEIVE_BUFFERS: usize = 64;
+pub const INITIAL_RECEIVE_BUFFERS: usize = pick(64, 8);
 
 /// Receive buffers that one socket may hold while there are plenty; over it, its recv is disarmed.
 pub const SOCKET_BUFFER_QUOTA: u32 = 8;
@@ -30,19 +35,19 @@ pub const STALLED_CHECK_MS: u64 = 100;
 
 /// A received piece up to this size is copied behind an unread one that has room, so that a peer that sends a
 /// byte at a time cannot make us hold a whole buffer for each.
-pub const COALESCE_BYTES: usize = 4096;
+pub const COALESCE_BYTES: usize = pick(4096, 128);
 
 /// Pieces that one vectored send covers.
-pub const SEND_VECTORS: usize = 16;
+pub const SEND_VECTORS: usize = pick(16, 3);
 
 /// Capacity that a recycled head buffer keeps, bytes.
 pub const HEAD_BUFFER_BYTES: usize = 4096;
 
 /// Recycled head buffers kept per worker.
-pub const SPARE_HEAD_BUFFERS: usize = 512;
+pub const SPARE_HEAD_BUFFERS: usize = pick(512, 4);
 
 /// A piece of a body up to this size is copied behind the head it follows: cheaper than a second vector.
-pub const INLINE_BODY_BYTES: usize = 2048;
+pub const INLINE_BODY_BYTES: usize = pick(2048, 512);
 
 /// How long the head of a response waits for a small body that did not come with it, milliseconds.
 pub const GATHER_MS: u64 = 2;
@@ -55,10 +60,10 @@ pub const FIRST_REQUEST_MS: u64 = 1_000;
 pub const TASK_BYTES: usize = 384;
 
 /// Tasks run between two looks at the completion queue.
-pub const TASKS_PER_TURN: usize = 1024;
+pub const TASKS_PER_TURN: usize = pick(1024, 4);
 
 /// Bytes queued on a socket and not yet sent, above which whoever produces them waits.
-pub const SEND_HIGH_WATER_BYTES: usize = 256 * 1024;
+pub const SEND_HIGH_WATER_BYTES: usize = pick(256 * 1024, 8 * 1024);
 
 /// How long a connection that we closed first is read on, so that the peer gets our last words instead of a reset.
 pub const LINGER_MS: u64 = 5_000;
@@ -104,7 +109,7 @@ const _: () = assert!(INITIAL_RECEIVE_BUFFERS <= MAX_RECEIVE_BUFFERS);
 const _: () = assert!(SOCKET_BUFFER_QUOTA_RARE < SOCKET_BUFFER_QUOTA_SCARCE);
 const _: () = assert!(SOCKET_BUFFER_QUOTA_SCARCE < SOCKET_BUFFER_QUOTA);
 /// Connections that a worker has sent to the next process and that were not answered for.
-pub const UNANSWERED_PARCELS: usize = 32;
+pub const UNANSWERED_PARCELS: usize = pick(32, 3);
 
 /// Bytes of one connection on its way to another process at most; what it can hold is far below.
 pub const PARCEL_BYTES: usize = 8 * 1024 * 1024;

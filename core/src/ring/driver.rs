@@ -15,12 +15,14 @@ use io_uring::{opcode, types};
 use socket2::SockAddr;
 
 use super::buffers::Pool;
-use super::kernel::{Completion, Kernel};
+use super::kernel::Completion;
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
 use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
+use super::{Kernel, sys};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::{SlotId, Slots};
 
 /// A listening socket with a multishot accept.
@@ -130,7 +132,7 @@ impl Driver {
             in_use: 0,
             in_flight: 0,
             completions: Vec::with_capacity(limits::COMPLETION_ENTRIES as usize),
-            start: Instant::now(),
+            start: sys::now(),
             fatal: None,
             recv_limit,
             stalled_check: 0,
@@ -230,7 +232,7 @@ impl Driver {
     pub(super) fn read_clock(&mut self) {
         #[allow(clippy::cast_possible_truncation)] // 2^64 ms are enough
         {
-            self.now_us = EPOCH_US + self.start.elapsed().as_micros() as Micros;
+            self.now_us = EPOCH_US + sys::now().saturating_duration_since(self.start).as_micros() as Micros;
             self.now = self.now_us / 1000;
         }
     }
@@ -269,8 +271,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Stops everything, and waits until the kernel has let go of all memory. Says whether it has.
-    pub(super) fn drain(&mut self, patience: Duration) -> bool {
+    /// Stops everything. [`finish_turn`](Self::finish_turn) must follow, until there is no more to do.
+    pub(super) fn stop(&mut self) {
         for id in self.sockets.ids().collect::<Vec<_>>() {
             self.close(id);
         }
@@ -280,17 +282,25 @@ impl Driver {
         for id in self.watches.ids().collect::<Vec<_>>() {
             self.remove_watch(id);
         }
-        let end = Instant::now() + patience;
-        while self.in_flight > 0 {
-            self.flush();
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.kernel.enter(Some(left)).is_err() {
-                return false;
-            }
-            self.reap();
-        }
+    }
+
+    /// Waits, until `end` at most, for the kernel to let go of memory. Says whether there is more to let go of.
+    ///
+    /// # Errors
+    /// When the kernel does not do so in time.
+    pub(super) fn finish_turn(&mut self, end: Instant) -> io::Result<bool> {
         self.flush();
-        self.kernel.enter(Some(Duration::ZERO)).is_ok()
+        if self.in_flight == 0 {
+            self.kernel.enter(Some(Duration::ZERO))?;
+            return Ok(false);
+        }
+        let left = end.saturating_duration_since(sys::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.kernel.enter(Some(left))?;
+        self.reap();
+        Ok(true)
     }
 
     pub(super) fn close_listener(&mut self, id: SlotId) {
@@ -353,7 +363,7 @@ impl Driver {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         slot.dirty = false;
         if slot.closing {
-            if slot.is_joined() {
+            if slot.is_joined() || is_on(Mutation::ClosedBeforeJoined) {
                 self.finish_close(id);
             }
             return;
@@ -406,7 +416,7 @@ impl Driver {
             slot.shutdown = false;
             // Through the ring this would go to a kernel thread; done directly it is one cheap call, and a half-close is
             // rare. An error means that the peer is gone, which the recv tells.
-            shutdown_write(slot.fd);
+            sys::shutdown_write(slot.fd);
         }
     }
 
@@ -414,8 +424,7 @@ impl Driver {
         let Some(mut slot) = self.sockets.remove(id) else { return };
         self.links.clear(&mut slot.output);
         if slot.reset {
-            let zero = libc::linger { l_onoff: 1, l_linger: 0 };
-            set_linger(slot.fd, zero);
+            sys::reset_at_close(slot.fd);
         }
         self.push(&slot.close_entry(id));
     }
@@ -480,7 +489,8 @@ impl Driver {
             slot.recv = Recv::Idle;
         }
         // Nothing may follow an error: the stream has a gap there.
-        if slot.closing || slot.recv_error != 0 {
+        let is_lost = is_on(Mutation::LostLateCompletion) && slot.recv == Recv::Cancelling;
+        if slot.closing || slot.recv_error != 0 || is_lost {
             if let Some(buffer) = buffer {
                 self.pool.give_back(buffer, nobody);
             }
@@ -509,7 +519,12 @@ impl Driver {
                 }
             }
             (0, buffer) => {
-                slot.eof = true;
+                // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
+                if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) {
+                    slot.recv_error = libc::ECONNRESET;
+                } else {
+                    slot.eof = true;
+                }
                 if let Some(buffer) = buffer {
                     self.pool.give_back(buffer, nobody);
                 }
@@ -521,9 +536,13 @@ impl Driver {
                 match -error {
                     libc::ENOBUFS => {
                         self.stats.no_buffers += 1;
-                        slot.parked = true;
-                        self.parked.push_back(id);
                         wake = false;
+                        // This may be seen so late (behind an overflow of the queue) that buffers have come back since.
+                        // Then it is tried again: who waits is looked at only when one comes back.
+                        if self.in_use >= self.published {
+                            slot.parked = true;
+                            self.parked.push_back(id);
+                        }
                     }
                     // Asked to stop because of the quota; flush arms it again when the quota allows.
                     libc::ECANCELED | libc::EINTR | libc::EAGAIN => wake = false,
@@ -558,7 +577,8 @@ impl Driver {
         match usize::try_from(result) {
             Ok(sent @ 1..) => {
                 slot.activity = self.now;
-                self.links.consume(&mut slot.output, sent);
+                let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
+                self.links.consume(&mut slot.output, all);
                 let wake =
                     slot.frozen || slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
                 if !slot.output.is_empty() || slot.shutdown {
@@ -653,16 +673,4 @@ fn owned(result: i32) -> Option<OwnedFd> {
     }
     // SAFETY: a successful accept brings a fresh descriptor that nobody else knows.
     Some(unsafe { OwnedFd::from_raw_fd(result) })
-}
-
-fn shutdown_write(fd: RawFd) {
-    // SAFETY: a plain call on a descriptor that the slot owns and that is open.
-    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
-}
-
-fn set_linger(fd: RawFd, linger: libc::linger) {
-    #[allow(clippy::cast_possible_truncation)] // eight bytes
-    let len = size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the option's value is a live `linger` of the length given; the descriptor is the slot's and open.
-    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
 }

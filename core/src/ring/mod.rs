@@ -17,33 +17,42 @@
 
 mod buffers;
 mod driver;
+#[cfg_attr(feature = "sim", allow(dead_code))] // the simulator needs the probe's part of it only
 mod kernel;
 pub mod mailbox;
 mod queue;
 mod readiness;
 mod schedule;
 mod setup;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod socket;
+#[cfg(not(feature = "sim"))]
+mod sys;
 #[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
 pub use self::buffers::{Chunk, WriteBuf};
 pub use self::driver::RingStats;
 use self::driver::{Driver, Listener};
+#[cfg(not(feature = "sim"))]
+use self::kernel::Kernel;
 pub use self::readiness::readiness;
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
+#[cfg(feature = "sim")]
+use self::sim::{Kernel, sys};
 use self::socket::Recv;
 pub use self::socket::{Link, SocketState};
 use crate::base::clock::{Micros, Millis};
@@ -94,27 +103,14 @@ impl Ring {
     /// # Errors
     /// When the ring itself fails; nothing a peer does leads there.
     pub fn run(&self, root: impl Future<Output = ()> + 'static) -> io::Result<()> {
-        let root = self.spawn(root);
-        let result = loop {
-            for _ in 0..limits::TASKS_PER_TURN {
-                let next = self.shared.driver.borrow_mut().schedule.next();
-                let Some(task) = next else { break };
-                self.poll(task);
-            }
-            if self.shared.tasks.borrow().get(root.0).is_none() {
-                break Ok(());
-            }
-            if let Err(error) = self.shared.driver.borrow_mut().turn() {
-                break Err(error);
-            }
-        };
-        // Dropping a session may close sockets, which needs the driver: take the tasks out before.
-        let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
-        drop(tasks);
-        if !self.shared.driver.borrow_mut().drain(DRAIN_PATIENCE) {
-            tracing::warn!("the kernel did not finish all operations in time; their buffers are left to it");
-        }
-        result
+        let mut run = self.begin(root);
+        while run.turn() {}
+        run.into_result()
+    }
+
+    /// The same turn by turn, for whoever drives several rings in one thread.
+    pub fn begin(&self, root: impl Future<Output = ()> + 'static) -> Run {
+        Run { root: self.spawn(root), ring: self.clone(), finishing: None, result: Ok(()) }
     }
 
     fn poll(&self, id: TaskId) {
@@ -246,6 +242,62 @@ impl Ring {
     #[must_use]
     pub fn stats(&self) -> RingStats {
         self.shared.driver.borrow().stats()
+    }
+}
+
+/// See [`Ring::begin`].
+pub struct Run {
+    ring: Ring,
+    root: TaskId,
+    /// Everything has been stopped; how long its end is waited for.
+    finishing: Option<Instant>,
+    result: io::Result<()>,
+}
+
+impl Run {
+    /// Runs tasks, then enters the kernel once. False: it is over.
+    pub fn turn(&mut self) -> bool {
+        let shared = &self.ring.shared;
+        if let Some(end) = self.finishing {
+            let finished = shared.driver.borrow_mut().finish_turn(end);
+            if finished.is_err() {
+                tracing::warn!(
+                    "the kernel did not finish all operations in time; their buffers are left to it"
+                );
+            }
+            return finished.unwrap_or(false);
+        }
+        for _ in 0..limits::TASKS_PER_TURN {
+            let next = shared.driver.borrow_mut().schedule.next();
+            let Some(task) = next else { break };
+            self.ring.poll(task);
+        }
+        if shared.tasks.borrow().get(self.root.0).is_some() {
+            self.result = shared.driver.borrow_mut().turn();
+            if self.result.is_ok() {
+                return true;
+            }
+        }
+        // Dropping a session may close sockets, which needs the driver: take the tasks out before.
+        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        drop(tasks);
+        shared.driver.borrow_mut().stop();
+        self.finishing = Some(sys::now() + DRAIN_PATIENCE);
+        true
+    }
+
+    /// Whether there is something to do without anything happening before.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.ring.shared.driver.borrow().schedule.len() > 0
+    }
+
+    /// How it went.
+    ///
+    /// # Errors
+    /// When the ring itself has failed.
+    pub fn into_result(self) -> io::Result<()> {
+        self.result
     }
 }
 
@@ -504,7 +556,7 @@ impl Socket {
     pub fn copy_fd(&self) -> io::Result<OwnedFd> {
         // SAFETY: the descriptor is open: the slot that owns it lives as long as this handle.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.raw_fd()) };
-        fd.try_clone_to_owned()
+        sys::copy(fd)
     }
 
     /// The descriptor, for options and addresses. It stays the socket's.
@@ -516,7 +568,7 @@ impl Socket {
     /// Address of the peer, if it has one.
     #[must_use]
     pub fn peer(&self) -> Option<std::net::SocketAddr> {
-        peer_of(self.raw_fd())
+        sys::peer_of(self.raw_fd())
     }
 }
 
@@ -549,12 +601,7 @@ impl Acceptor {
     pub fn local_address(&self) -> String {
         let driver = self.ring.shared.driver.borrow();
         let Some(listener) = driver.listeners.get(self.id) else { return String::new() };
-        let Ok(address) = socket2::SockRef::from(&listener.fd).local_addr() else { return String::new() };
-        match (address.as_socket(), address.as_pathname()) {
-            (Some(address), _) => address.to_string(),
-            (None, Some(path)) => format!("unix:{}", path.display()),
-            (None, None) => String::new(),
-        }
+        sys::local_address(listener.fd.as_fd())
     }
 
     /// Stops accepting; what is accepted already can still be taken.
@@ -589,15 +636,7 @@ impl Acceptor {
     pub fn drain_queue(&self) -> Vec<OwnedFd> {
         let driver = self.ring.shared.driver.borrow();
         let Some(listener) = driver.listeners.get(self.id) else { return Vec::new() };
-        let socket = socket2::SockRef::from(&listener.fd);
-        let mut accepted = Vec::new();
-        if socket.set_nonblocking(true).is_ok() {
-            while let Ok((fd, _)) = socket.accept() {
-                // The ring wants to wait for readiness itself: accepted sockets do not inherit the listener's mode.
-                accepted.push(OwnedFd::from(fd));
-            }
-        }
-        accepted
+        sys::accept_all(listener.fd.as_fd())
     }
 }
 
@@ -605,13 +644,4 @@ impl Drop for Acceptor {
     fn drop(&mut self) {
         self.ring.shared.driver.borrow_mut().close_listener(self.id);
     }
-}
-
-fn peer_of(fd: RawFd) -> Option<std::net::SocketAddr> {
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: the descriptor is open: the slot that owns it is borrowed from a live `Socket`.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
 }

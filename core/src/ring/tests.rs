@@ -68,7 +68,7 @@ fn bytes_come_back_in_order_through_a_pool_that_is_too_small() {
 fn a_deadline_wakes_a_task_that_nothing_else_wakes() {
     let ring = ring();
     let inner = ring.clone();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     ring.run(async move { inner.wait(inner.now() + 30).await }).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(29), "{:?}", start.elapsed());
 }

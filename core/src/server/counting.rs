@@ -1,14 +1,19 @@
 //! The process's place in the shared segment: where everything that it counts is filed.
 
+use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ouro_restart::child::ConnectFailure;
+use ouro_restart::{Blob, Connection};
 use ouro_shm::{
-    Block, Joining, Membership, ProcessState, ReadOptions, Segment, SegmentError, SegmentOptions, Snapshot,
-    Stripe,
+    Apart, Block, Joining, Membership, Process, ProcessState, ReadOptions, Segment, SegmentError,
+    SegmentOptions, Snapshot, Stripe, Totals,
 };
 
 use super::Options;
+use super::totals::{self, Carried};
 use crate::config::model::{Address, Cluster, Model, Protocol};
 use crate::stats::render::server;
 use crate::stats::{ClusterScope, Entities, ListenerEntities, ServerScope};
@@ -29,6 +34,10 @@ const CONTROL: u32 = u32::MAX;
 /// How often a process looks for others that are gone.
 const FOLD_PERIOD: Duration = Duration::from_secs(5);
 
+/// How long a process that serves may take to be gone once its restart socket is, and how often that is looked for.
+const DEATH_PATIENCE_MS: u64 = 1_000;
+const DEATH_RETRY: Duration = Duration::from_millis(10);
+
 /// See the module.
 pub(super) struct Counting {
     membership: Membership,
@@ -38,12 +47,16 @@ pub(super) struct Counting {
     stripe: Stripe,
     server: Block<ServerScope>,
     started: Instant,
+    /// What was counted in the segment of the process before, if that is another one.
+    totals: RefCell<Totals>,
+    /// The segment has not got its name yet.
+    apart: Cell<Option<Apart>>,
 }
 
 impl Counting {
     /// Joins the instance and files the parts of the configuration in its segment.
     pub(super) fn start(
-        segment: &Segment,
+        Opened { segment, apart, carried, .. }: Opened,
         options: &Options,
         model: &Model,
         epoch: u32,
@@ -72,16 +85,38 @@ impl Counting {
         let stripe = membership.stripe(CONTROL);
         let server = stripe.block(membership.register(&[]));
         server.add(ServerScope::CONFIG_WARNINGS, model.warnings.len() as u64);
-        let entities = Arc::new(entities);
-        let counting = Self { membership, entities, epoch, stripe, server, started: Instant::now() };
+        let mut totals = membership.totals();
+        totals.set(&carried.entities);
+        let counting = Self {
+            entities: Arc::new(entities),
+            epoch,
+            stripe,
+            server,
+            started: Instant::now(),
+            totals: RefCell::new(totals),
+            apart: Cell::new(apart),
+            membership,
+        };
         counting.report();
         Ok(counting)
     }
 
-    /// The process serves now; counts how long it took to get here.
+    /// The process serves now: its segment is that of the instance. Counts how long it took to get here.
     pub(super) fn count_start(&self) {
+        if let Some(Err(error)) = self.apart.take().map(Apart::establish) {
+            tracing::error!(%error, "the counters cannot be read from outside: their segment gets no name");
+        }
         #[allow(clippy::cast_possible_truncation)] // 2^64 microseconds are enough
         self.server.record(ServerScope::INITIALIZATION_TIME, self.started.elapsed().as_micros() as u64);
+    }
+
+    /// What the process before has counted in its own segment, all of it: these replace those that it started with.
+    pub(super) fn take_totals(&self, blobs: &[Blob]) {
+        match totals::read(blobs) {
+            Ok(carried) => self.totals.borrow_mut().set(&carried.entities),
+            Err(error) => tracing::warn!(%error, "the last totals of the process before are broken"),
+        }
+        self.report();
     }
 
     /// Where the control thread counts about a cluster.
@@ -129,6 +164,17 @@ impl Counting {
         self.membership.segment()
     }
 
+    /// Whether the instance has been stopped: nobody serves or begins to, and the newest of the other processes has ended
+    /// in good order.
+    pub(super) fn instance_has_ended(&self) -> bool {
+        use ProcessState::{Draining, Gone, Serving, Starting};
+        let mut others = self.segment().processes();
+        others.retain(|process| process.pid != std::process::id());
+        let serves = |process: &Process| process.alive && matches!(process.state, Starting | Serving);
+        let ended_well = |process: &Process| !process.alive && matches!(process.state, Draining | Gone);
+        !others.iter().any(serves) && others.last().is_some_and(ended_well)
+    }
+
     /// The restart epoch of this process.
     pub(super) fn epoch(&self) -> u32 {
         self.epoch
@@ -142,22 +188,110 @@ impl Counting {
     }
 }
 
-/// Opens the segment of the instance; says, too, what its base id is.
-pub(super) fn open(options: &Options, model: &Model) -> Result<(Segment, u32), SegmentError> {
+/// Where a process will count, as far as that is clear before it has met the process before.
+pub(super) struct Place {
+    pub(super) base_id: u32,
+    /// A segment that is this process's own from the beginning.
+    pub(super) own: Option<Segment>,
+    size: u64,
+}
+
+/// Which process comes before this one.
+pub(super) enum Before {
+    /// None.
+    Nobody,
+    /// One that counts in the segment that has the name of the instance.
+    Sharing,
+    /// One that counts elsewhere, and what it has counted.
+    Elsewhere(Vec<Blob>),
+}
+
+/// A segment to count in.
+pub(super) struct Opened {
+    segment: Segment,
+    apart: Option<Apart>,
+    carried: Carried,
+    /// A process has ended without a word, perhaps a moment ago.
+    pub(super) after_a_death: bool,
+}
+
+/// Finds out where this process will count.
+pub(super) fn find(options: &Options, model: &Model) -> Result<Place, SegmentError> {
     let size = model.server.stats_memory;
-    match options.instance {
-        _ if options.restart.disabled => {
-            let base_id = if let Instance::BaseId(base_id) = options.instance { base_id } else { 0 };
-            Ok((Segment::private(size), base_id))
+    let (base_id, own) = match options.instance {
+        Instance::BaseId(base_id) if options.restart.disabled => (base_id, Some(Segment::private(size))),
+        Instance::Dynamic if options.restart.disabled => (0, Some(Segment::private(size))),
+        Instance::BaseId(base_id) => (base_id, None),
+        Instance::Dynamic => {
+            let socket_path = options.restart.socket_path.as_deref();
+            let (segment, base_id) = Segment::create_dynamic(size, |base_id| is_free(socket_path, base_id))?;
+            (base_id, Some(segment))
         }
-        Instance::BaseId(base_id) => {
-            let (segment, events) = Segment::open(&SegmentOptions { base_id, size })?;
+    };
+    Ok(Place { base_id, own, size })
+}
+
+/// Whether nobody answers at the restart socket of this base id. The processes of an instance may be dead and its socket
+/// not yet closed, or there may be one that has not joined the segment.
+fn is_free(socket_path: Option<&OsStr>, base_id: u32) -> bool {
+    // What is wrong with the directory is said when the socket is bound.
+    let Ok(address) = super::restart_address(socket_path, base_id) else { return true };
+    matches!(Connection::connect(&address), Err((ConnectFailure::Nobody, _)))
+}
+
+/// Waits until nobody serves in this segment, who would have to be taken over from. A process that was killed a moment ago
+/// does, as long as it is there.
+///
+/// # Errors
+/// Who serves, in words.
+async fn nobody_serves(segment: &Segment, base_id: u32) -> Result<(), String> {
+    let until = super::after(DEATH_PATIENCE_MS);
+    loop {
+        let processes = segment.live_processes();
+        let Some(other) = processes.iter().find(|process| process.state == ProcessState::Serving) else {
+            return Ok(());
+        };
+        if tokio::time::Instant::now() >= until {
+            return Err(format!(
+                "process {} serves with base id {base_id} already, but does not answer at the restart socket of this one: \
+                 is its --socket-path or its $XDG_RUNTIME_DIR another one? A second instance needs another --base-id",
+                other.pid
+            ));
+        }
+        tokio::time::sleep(DEATH_RETRY).await;
+    }
+}
+
+/// Opens the segment of the instance. Another one than that of the process before is made beside it: should this process
+/// not come to serve, nothing has happened.
+pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String> {
+    let unkept = |error: SegmentError| format!("the counters cannot be kept: {error}");
+    let options = SegmentOptions { base_id: place.base_id, size: place.size };
+    let opened = |segment: Segment| {
+        let died = |process: &Process| !process.alive && process.state != ProcessState::Gone;
+        let after_a_death = segment.processes().iter().any(died);
+        Opened { segment, apart: None, carried: Carried::default(), after_a_death }
+    };
+    match (before, &place.own) {
+        (_, Some(own)) => Ok(opened(own.clone())),
+        (Before::Elsewhere(blobs), None) => {
+            let carried = totals::read(&blobs)
+                .map_err(|error| format!("the totals of the process before are broken: {error}"))?;
+            let (segment, apart) =
+                Segment::create_apart(&options, carried.generations, carried.first_started_ms)
+                    .map_err(unkept)?;
+            Ok(Opened { segment, apart: Some(apart), carried, after_a_death: false })
+        }
+        (before, None) => {
+            let (segment, events) = Segment::open(&options).map_err(unkept)?;
             for event in events {
                 tracing::warn!("{event}");
             }
-            Ok((segment, base_id))
+            if matches!(before, Before::Nobody) {
+                nobody_serves(&segment, place.base_id).await?;
+            }
+            Ok(opened(segment))
         }
-        Instance::Dynamic => Segment::create_dynamic(size),
     }
 }
 

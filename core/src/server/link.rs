@@ -9,21 +9,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ouro_restart::child::{self, Child};
-use ouro_restart::message::{
-    DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartReport, RestartRequest,
-};
+use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::{Flushed, Received, TransportError};
+use ouro_restart::transport::Received;
 use ouro_restart::{
-    Address, Connection, Deadlines, Frame, Identity, Level, Listener, listen_sockets_reply, state_reply,
+    Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
     totals_reply,
 };
+use ouro_shm::Segment;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::counting::Before;
 use super::listen::Passed;
+use super::peers::{Operator, Stranger, Watched, has_ended, is_in_our_pid_namespace, log, receive};
+use super::totals;
 use crate::ring::readiness;
 
 /// Purpose of the restart socket itself.
@@ -32,14 +33,20 @@ const RESTART: &str = "restart";
 /// Pause before more descriptors are sent when the kernel has too many on their way.
 const LATER: Duration = Duration::from_millis(1);
 
+/// How long connections are looked for after a process has died that accepted from the same queues as this one. The
+/// kernel takes the ring of a dead process apart in a thread of its own, after everybody has seen that end: until then the
+/// ring still waits for connections, and each that the kernel tells it of is one that nobody else hears of. That takes
+/// milliseconds, and has been seen to take 1.5 s on a busy machine.
+const AFTER_A_DEATH: Duration = Duration::from_secs(15);
+
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
-    Prepare { epoch: u32 },
+    Prepare { epoch: u32, before: Before },
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
-    /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`].
-    StopAccepting,
+    /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`]. The process with this id serves.
+    StopAccepting { pid: u32 },
     /// Take that back.
     ResumeAccepting,
     /// It will not be taken back.
@@ -48,41 +55,16 @@ pub(super) enum Todo {
     BeginDrain { drain: DrainListeners, live: Option<PeerId> },
     /// Take connections of a worker of the process before.
     TakeParcels { worker: u32, channel: Box<Connection> },
-    /// A successor has failed; this process serves.
-    AttemptFailed { why: String },
+    /// The process with this id has failed to take over; this process serves.
+    AttemptFailed { pid: u32, why: String },
     /// End.
     Exit { why: String, cut: u64 },
     /// This process cannot become what it was started for.
     Fail { why: String },
+    /// The process before ends: what it has counted in its own segment.
+    TakeTotals(Vec<Blob>),
     /// An operator asks for a restart.
     Restart(RestartRequest, Operator),
-}
-
-/// Who has asked for a restart and waits for a report.
-pub(super) struct Operator {
-    connection: Watched<Connection>,
-    request_id: u32,
-}
-
-impl Operator {
-    /// Says how the restart went.
-    pub(super) fn report(mut self, report: RestartReport) {
-        // Whoever has gone away does not want to know.
-        let _ = self.connection.inner.send(&Frame::new(self.request_id, report), &[]);
-    }
-}
-
-/// A connection or the restart socket, and when it is ready.
-struct Watched<T> {
-    inner: T,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl<T: AsFd> Watched<T> {
-    fn new(inner: T) -> io::Result<Self> {
-        let ready = readiness(inner.as_fd())?;
-        Ok(Self { inner, ready })
-    }
 }
 
 /// How restarts are done.
@@ -102,14 +84,18 @@ pub(super) struct Link {
     started: Instant,
     child: Child,
     up: Option<Watched<Connection>>,
+    /// The process before us, which has hung up, if nobody else can serve once it has ended.
+    dying: Option<AsyncFd<OwnedFd>>,
     /// A question whether somebody serves.
     probe: Option<Watched<Connection>>,
     parent: Option<Parent>,
     peers: HashMap<PeerId, Watched<Connection>>,
     /// Those of them that have got listening sockets.
     sharing: HashSet<PeerId>,
-    /// Processes with our listening sockets to whom we do not speak any more; readable once they have ended.
-    strangers: Vec<OwnedFd>,
+    /// Processes with our listening sockets to whom we do not speak any more.
+    strangers: Vec<Stranger>,
+    /// The ring of a dead process may hear of connections until then.
+    ring_of_the_dead_until: Option<Instant>,
     next_peer: PeerId,
     listener: Option<Watched<Listener>>,
     /// This process has bound it, and not got it from another one.
@@ -121,6 +107,13 @@ pub(super) struct Link {
     fds: Vec<OwnedFd>,
     inherited: Vec<Passed>,
     offered: Vec<Passed>,
+    /// Where this process counts.
+    segment: Option<Segment>,
+    /// What the process before had counted elsewhere when we came.
+    carried: Vec<Blob>,
+    /// What we have counted, on its way to the next process.
+    counted: Vec<Blob>,
+    was_asked_for_totals: bool,
     todo: VecDeque<Todo>,
     /// Something could not be sent for want of room for descriptors.
     later: bool,
@@ -137,11 +130,13 @@ impl Link {
             identity,
             started: Instant::now(),
             up: None,
+            dying: None,
             probe: None,
             parent: None,
             peers: HashMap::new(),
             sharing: HashSet::new(),
             strangers: Vec::new(),
+            ring_of_the_dead_until: None,
             next_peer: 1,
             listener: None,
             has_bound: false,
@@ -150,6 +145,10 @@ impl Link {
             fds: Vec::new(),
             inherited: Vec::new(),
             offered: Vec::new(),
+            segment: None,
+            carried: Vec::new(),
+            counted: Vec::new(),
+            was_asked_for_totals: false,
             todo: VecDeque::new(),
             later: false,
         };
@@ -170,6 +169,18 @@ impl Link {
     /// These sockets go to the next process.
     pub(super) fn offer(&mut self, sockets: Vec<Passed>) {
         self.offered = sockets;
+    }
+
+    /// This is where this process counts.
+    pub(super) fn set_segment(&mut self, segment: Segment) {
+        self.identity.segment_id = segment.id();
+        self.segment = Some(segment);
+    }
+
+    /// Whether counters would be lost if this process, though replaced and without connections, ended now: those of the
+    /// process before, which come to it, or those that go through its segment to the next process.
+    pub(super) fn must_stay(&self) -> bool {
+        self.child.holds_totals() || (self.was_asked_for_totals && self.up.is_some())
     }
 
     /// Sockets that are bound to these addresses are nobody's any more. A copy would keep them open, and have them take
@@ -233,13 +244,32 @@ impl Link {
         self.up(child::Event::Stopping);
     }
 
-    /// Whether a process that may hang has our listening sockets: the kernel may tell it of connections, and not us.
-    pub(super) fn has_strangers(&mut self) -> bool {
-        self.strangers.retain(|process| {
-            let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-            poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+    /// Whether the kernel may tell another process of connections, and not us: one that hangs, or one that has died.
+    pub(super) fn may_be_unheard(&mut self) -> bool {
+        let mut died = false;
+        self.strangers.retain(|stranger| {
+            let ended = has_ended(stranger.process.as_fd());
+            died |= ended && stranger.may_accept;
+            !ended
         });
-        !self.strangers.is_empty() || self.child.is_without_answer()
+        if died {
+            self.somebody_died();
+        }
+        let of_the_dead = self.ring_of_the_dead_until.is_some_and(|until| Instant::now() < until);
+        of_the_dead || !self.strangers.is_empty() || self.child.is_without_answer()
+    }
+
+    /// A process has our listening sockets, and from here on nobody will hear from it.
+    fn estrange(&mut self, process: Option<OwnedFd>, may_accept: bool) {
+        match process {
+            Some(process) => self.strangers.push(Stranger { process, may_accept }),
+            None if may_accept => self.somebody_died(),
+            None => {}
+        }
+    }
+
+    fn somebody_died(&mut self) {
+        self.ring_of_the_dead_until = Some(Instant::now() + AFTER_A_DEATH);
     }
 
     /// Does all that can be done now. Frames come before timers, and the process before us before the one after.
@@ -253,6 +283,11 @@ impl Link {
         {
             self.probe = None;
             self.up(child::Event::SomebodyServes(true));
+        }
+        if self.dying.as_ref().is_some_and(|process| has_ended(process.get_ref().as_fd())) {
+            self.dying = None;
+            self.probe = None;
+            self.up(child::Event::SomebodyServes(false));
         }
         self.accept();
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -288,6 +323,9 @@ impl Link {
                 if fd.inner.has_output() && !self.later {
                     ready |= fd.ready.poll_write_ready(cx).is_ready();
                 }
+            }
+            if let Some(process) = &self.dying {
+                ready |= process.poll_read_ready(cx).is_ready();
             }
             if let (Some(listener), true) = (&self.listener, self.serves) {
                 ready |= listener.ready.poll_read_ready(cx).is_ready();
@@ -342,8 +380,9 @@ impl Link {
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
             }
             Err(error) => {
-                let stranger = self.up.take().and_then(|up| up.inner.into_peer_process());
-                self.strangers.extend(stranger);
+                let process = self.up.take().and_then(|up| up.inner.into_peer_process());
+                self.dying = process.as_ref().and_then(|process| readiness(process.as_fd()).ok());
+                self.estrange(process, true);
                 Some(child::Event::ParentGone { why: error.to_string() })
             }
         }
@@ -368,8 +407,8 @@ impl Link {
             Err(error) => {
                 // What it has sent last may be nonsense, and the process alive.
                 let connection = self.peers.remove(&peer);
-                if self.sharing.remove(&peer) {
-                    self.strangers.extend(connection.and_then(|gone| gone.inner.into_peer_process()));
+                if let (true, Some(gone)) = (self.sharing.remove(&peer), connection) {
+                    self.estrange(gone.inner.into_peer_process(), true);
                 }
                 Some(parent::Event::PeerGone { peer, why: error.to_string() })
             }
@@ -383,6 +422,7 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
+                        self.child.set_segment(self.segment_to_share(connection.inner.peer_pid()));
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
                     }
@@ -393,15 +433,19 @@ impl Link {
                     drop(self.up.as_mut().map(|up| up.inner.send(&frame, &[])));
                 }
                 child::Action::Close => {
-                    let stranger = self.up.take().and_then(|mut up| {
+                    let may_accept = self.child.is_without_answer();
+                    if let Some(mut up) = self.up.take() {
                         let _ = up.inner.flush();
-                        up.inner.into_peer_process()
-                    });
-                    self.strangers.extend(stranger);
+                        self.estrange(up.inner.into_peer_process(), may_accept);
+                    }
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
                 // No state yet, and none that would have to be understood.
-                child::Action::AdoptState { .. } | child::Action::AdoptTotals { .. } => {}
+                child::Action::AdoptState { .. } => {}
+                child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
+                child::Action::AdoptTotals { blobs, last: true } => {
+                    self.todo.push_back(Todo::TakeTotals(blobs));
+                }
                 child::Action::Prepare { epoch, cold } => self.prepare(epoch, cold),
                 child::Action::CheckService { elder } => self.check_service(elder),
                 child::Action::TakeOver { epoch } => self.take_over(epoch),
@@ -423,6 +467,16 @@ impl Link {
                 child::Action::Log(level, text) => log(level, &text),
             }
         }
+    }
+
+    /// The number of the segment that this process could share with the one that it takes over from; 0 for none.
+    fn segment_to_share(&self, pid: Option<u32>) -> u64 {
+        if !is_in_our_pid_namespace(pid) {
+            // Each would take the other for dead, and its counters for its own.
+            return 0;
+        }
+        // Of a segment that is somebody else's nothing is to be had, and the parent will say who that is.
+        Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
@@ -451,13 +505,20 @@ impl Link {
                 Err(why) => return self.up(child::Event::Failed { why }),
             }
         }
-        self.todo.push_back(Todo::Prepare { epoch });
+        let before = match self.child.parent() {
+            None => Before::Nobody,
+            Some(_) if self.child.parent_has_other_segment() => {
+                Before::Elsewhere(std::mem::take(&mut self.carried))
+            }
+            Some(_) => Before::Sharing,
+        };
+        self.todo.push_back(Todo::Prepare { epoch, before });
     }
 
     fn check_service(&mut self, elder: bool) {
-        let ended = self.up.as_ref().and_then(|up| up.inner.peer_has_ended());
-        if !elder && ended == Some(true) {
-            return self.up(child::Event::SomebodyServes(false));
+        if elder {
+            // Its end alone says nothing.
+            self.dying = None;
         }
         match self.connect() {
             Ok(mut probe) => {
@@ -501,14 +562,14 @@ impl Link {
                     if let Some(mut connection) = self.peers.remove(&peer) {
                         let _ = connection.inner.flush();
                         if self.sharing.remove(&peer) {
-                            self.strangers.extend(connection.inner.into_peer_process());
+                            self.estrange(connection.inner.into_peer_process(), true);
                         }
                     }
                 }
-                parent::Action::StopAccepting => {
+                parent::Action::StopAccepting { pid } => {
                     self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
                     self.serves = false;
-                    self.todo.push_back(Todo::StopAccepting);
+                    self.todo.push_back(Todo::StopAccepting { pid });
                 }
                 parent::Action::ResumeAccepting => {
                     self.serves = true;
@@ -524,8 +585,8 @@ impl Link {
                     self.todo.push_back(Todo::BeginDrain { drain, live: live.then_some(peer) });
                 }
                 parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
-                parent::Action::AttemptFailed { why, .. } => {
-                    self.todo.push_back(Todo::AttemptFailed { why });
+                parent::Action::AttemptFailed { pid, why, .. } => {
+                    self.todo.push_back(Todo::AttemptFailed { pid, why });
                 }
                 parent::Action::CloseListeners => {
                     self.listener = None;
@@ -545,8 +606,16 @@ impl Link {
             .into_iter()
             .chain(self.offered.iter().map(|passed| (&passed.described, passed.fd.as_fd())))
             .collect();
-        if part == Part::ListenSockets {
-            self.sharing.insert(peer);
+        match part {
+            Part::ListenSockets => {
+                self.sharing.insert(peer);
+                self.was_asked_for_totals = false;
+            }
+            Part::Totals if cursor == 0 => {
+                self.was_asked_for_totals = true;
+                self.counted = self.segment.as_ref().map(totals::blobs).unwrap_or_default();
+            }
+            Part::Totals | Part::State => {}
         }
         let (message, range) = match part {
             Part::ListenSockets => {
@@ -555,45 +624,12 @@ impl Link {
                 (Message::from(reply), range)
             }
             Part::State => (state_reply(&[], cursor).into(), 0..0),
-            Part::Totals => (totals_reply(&[], cursor).into(), 0..0),
+            Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();
         if let Some(peer) = self.peers.get_mut(&peer) {
             // That it cannot be sent is seen again when receiving.
             let _ = peer.inner.send(&Frame::new(request_id, message), &fds);
         }
-    }
-}
-
-/// The next frame of a connection; sends first what waits to be sent.
-fn receive(
-    connection: &mut Watched<Connection>,
-    later: &mut bool,
-) -> Result<Option<Received>, TransportError> {
-    let Watched { inner, ready } = connection;
-    if inner.has_output() {
-        let flushed = ready.try_io(Interest::WRITABLE, |_| match inner.flush() {
-            Ok(Flushed::WhenWritable) => Err(io::ErrorKind::WouldBlock.into()),
-            other => Ok(other),
-        });
-        match flushed {
-            Ok(Ok(Flushed::Later)) => *later = true,
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(_)) | Err(_) => {}
-        }
-    }
-    let received = ready.try_io(Interest::READABLE, |_| match inner.receive() {
-        Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
-        other => Ok(other),
-    });
-    // What has come while this process was stopped is to be read before its timers act, and nothing has told of it yet.
-    received.unwrap_or_else(|_| inner.receive())
-}
-
-fn log(level: Level, text: &str) {
-    match level {
-        Level::Warn => tracing::warn!("{text}"),
-        Level::Info => tracing::info!("{text}"),
-        Level::Debug => tracing::debug!("{text}"),
     }
 }

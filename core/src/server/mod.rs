@@ -5,9 +5,11 @@ mod counting;
 mod link;
 mod listen;
 mod notify;
+mod peers;
 mod process;
 mod running;
 mod successor;
+mod totals;
 mod workers;
 
 use std::ffi::{OsStr, OsString};
@@ -181,10 +183,11 @@ fn start(options: &Options) -> u8 {
         workers,
         "starting"
     );
-    let (segment, base_id) = match counting::open(options, &model) {
-        Ok(opened) => opened,
+    let place = match counting::find(options, &model) {
+        Ok(place) => place,
         Err(error) => return fail(&format!("the counters cannot be kept: {error}")),
     };
+    let base_id = place.base_id;
     if let Some(path) = &options.base_id_path
         && let Err(error) = std::fs::write(path, format!("{base_id}\n"))
     {
@@ -197,12 +200,13 @@ fn start(options: &Options) -> u8 {
         model: &model,
         capabilities: &capabilities,
         jobs: &jobs,
-        segment: &segment,
+        place: &place,
         base_id,
     };
     let command_line = CommandLine::of_this_process();
     let code = tokio_uring::start(run(&surroundings, &log_file, command_line, demo_listener, queue));
     if options.instance == Instance::Dynamic
+        && let Some(segment) = &place.own
         && !segment.live_processes().iter().any(|p| p.pid != std::process::id())
     {
         // Nobody will find it again.
@@ -237,7 +241,7 @@ struct Surroundings<'a> {
     capabilities: &'a Capabilities,
     /// To the writer of access logs.
     jobs: &'a tokio::sync::mpsc::Sender<Job>,
-    segment: &'a ouro_shm::Segment,
+    place: &'a counting::Place,
     base_id: u32,
 }
 

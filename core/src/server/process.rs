@@ -10,9 +10,11 @@ use ouro_restart::parent::PeerId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::link::{Link, Operator, Todo};
+use super::counting::{self, Before};
+use super::link::{Link, Todo};
 use super::listen::Passed;
 use super::notify;
+use super::peers::Operator;
 use super::running::{Prepared, Running};
 use super::successor::{self, CommandLine, Launch, Successor};
 use super::workers::Event;
@@ -28,9 +30,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often a process looks into its queues itself while another one may get the kernel's word of connections.
 const QUEUE_LOOK: Duration = Duration::from_millis(20);
 
-/// How long it does that after another process has died that accepted from the same queues: until the kernel has taken
-/// its ring apart, it may tell the dead one.
-const AFTER_A_DEATH: Duration = Duration::from_secs(5);
+/// How often a process to which no other one speaks looks whether the instance has been stopped.
+const AROUND_LOOK: Duration = Duration::from_millis(100);
 
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
@@ -91,6 +92,9 @@ pub(super) struct Process<'a> {
     draining: Option<Instant>,
     /// Over which time clients are told to come back elsewhere, once all has moved that can.
     farewell_ms: Option<u64>,
+    /// No other process speaks to this one, which drains: when it last looked whether there is one.
+    is_orphaned: bool,
+    looked_around: Instant,
     /// Connections at the commit.
     at_commit: u64,
     /// When this process ends although connections are left, once it has been replaced.
@@ -102,8 +106,6 @@ pub(super) struct Process<'a> {
     stopping: bool,
     /// When to look into the queues of listening sockets.
     queue_look: Option<Instant>,
-    /// Until when to look because another process has died, whose ring the kernel takes apart late.
-    look_until: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -131,13 +133,14 @@ impl<'a> Process<'a> {
             releasing: 0,
             draining: None,
             farewell_ms: None,
+            is_orphaned: false,
+            looked_around: Instant::now(),
             at_commit: 0,
             shutdown_at: None,
             failing: false,
             failed_workers: 0,
             stopping: false,
             queue_look: None,
-            look_until: None,
             deadline: None,
             code: DONE,
         }
@@ -146,7 +149,7 @@ impl<'a> Process<'a> {
     /// Runs to the end; the exit code.
     pub(super) async fn run(mut self) -> u8 {
         if self.link.is_none() {
-            match self.prepare(0, Vec::new()).await {
+            match self.prepare(0, Before::Nobody, Vec::new()).await {
                 Ok(_) => self.take_over(0),
                 Err(error) => return fail(&error),
             }
@@ -181,12 +184,11 @@ impl<'a> Process<'a> {
         link.next()
     }
 
-    /// While another process hangs and has the listening sockets, connections are found by looking.
+    /// While another process may be told of connections instead of this one, they are found by looking.
     fn mind_the_queues(&mut self) {
         let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
         let Some(link) = &mut self.link else { return };
-        let after_a_death = self.look_until.is_some_and(|until| Instant::now() < until);
-        if !(serves && self.pausing == 0 && (after_a_death || link.has_strangers())) {
+        if !(serves && self.pausing == 0 && link.may_be_unheard()) {
             self.queue_look = None;
         } else if self.queue_look.is_none() {
             self.queue_look = Some(Instant::now() + QUEUE_LOOK);
@@ -254,7 +256,13 @@ impl<'a> Process<'a> {
                 self.tell(|| Message::Stop);
                 self.deadline = None;
             }
-            Wake::Look => self.look(),
+            Wake::Look => {
+                if self.instance_has_ended() {
+                    tracing::info!("the process that serves was stopped, and this one ends with it");
+                    return self.stop();
+                }
+                self.look();
+            }
             Wake::SuccessorFailed(why) => {
                 // What it has said itself came before its end, and is a better reason.
                 while let Some(todo) = self.next_todo() {
@@ -312,9 +320,9 @@ impl<'a> Process<'a> {
     /// Does what a restart asks for; the exit code where that is the end.
     async fn act(&mut self, todo: Todo) -> Option<u8> {
         match todo {
-            Todo::Prepare { epoch } => {
+            Todo::Prepare { epoch, before } => {
                 let inherited = self.link.as_mut().map(Link::take_inherited).unwrap_or_default();
-                match self.prepare(epoch, inherited).await {
+                match self.prepare(epoch, before, inherited).await {
                     Ok(released) => {
                         let workers = u32::try_from(self.alive).unwrap_or(u32::MAX);
                         if let Some(link) = &mut self.link {
@@ -333,14 +341,17 @@ impl<'a> Process<'a> {
                 // Of what came last, the kernel may have told a parent that was killed.
                 self.tell(|| Message::Look);
             }
-            Todo::StopAccepting => {
+            Todo::StopAccepting { pid } => {
                 tracing::info!("another process serves from here on");
                 self.pausing = self.alive;
                 if let Some(running) = &mut self.running {
                     running.stand_back();
                 }
                 if let Some(successor) = self.successor.take() {
-                    successor.report(self.epoch.saturating_add(1), Ok(()));
+                    let other =
+                        format!("process {pid}, which was not started for this, has taken over first");
+                    let outcome = if successor.is(pid) { Ok(()) } else { Err(&*other) };
+                    successor.report(self.epoch.saturating_add(1), outcome);
                 }
             }
             Todo::ResumeAccepting => {
@@ -348,7 +359,6 @@ impl<'a> Process<'a> {
                 (self.draining, self.pausing, self.releasing) = (None, 0, 0);
                 self.shutdown_at = None;
                 self.farewell_ms = None;
-                self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
@@ -357,6 +367,7 @@ impl<'a> Process<'a> {
                 }
             }
             Todo::CloseListeners => {
+                self.is_orphaned = true;
                 if let Some(running) = &mut self.running {
                     running.close_listeners();
                 }
@@ -367,12 +378,16 @@ impl<'a> Process<'a> {
                     running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
                 }
             }
-            Todo::AttemptFailed { why } => {
+            Todo::AttemptFailed { pid, why } => {
                 if self.draining.is_none() && self.pausing == 0 {
                     self.tell(|| Message::Look);
-                    self.look_until = Some(Instant::now() + AFTER_A_DEATH);
                 }
-                self.on_successor_failed(&why);
+                // Whoever waits for a report waits for that of his own.
+                if self.successor.as_ref().is_none_or(|successor| successor.is(pid)) {
+                    self.on_successor_failed(&why);
+                } else {
+                    tracing::error!(pid, "another process has failed to take over: {why}");
+                }
             }
             Todo::Exit { why, cut } => {
                 tracing::info!(why, connections = cut, "this process has been replaced and ends");
@@ -401,18 +416,33 @@ impl<'a> Process<'a> {
                 self.failing = true;
                 self.deadline = Some(after(self.surroundings.model.server.shutdown_timeout_ms));
             }
+            Todo::TakeTotals(blobs) => {
+                if let Some(running) = &self.running {
+                    running.counting.take_totals(&blobs);
+                }
+            }
             Todo::Restart(request, operator) => self.start_successor(Some(request), Some(operator)),
         }
         None
     }
 
-    async fn prepare(&mut self, epoch: u32, inherited: Vec<Passed>) -> Result<Vec<String>, String> {
+    async fn prepare(
+        &mut self,
+        epoch: u32,
+        before: Before,
+        inherited: Vec<Passed>,
+    ) -> Result<Vec<String>, String> {
+        let mut opened = counting::open(self.surroundings.place, before).await?;
+        opened.after_a_death |= self.link.as_mut().is_some_and(Link::may_be_unheard);
         let Prepared { running, offered, released } =
-            Running::prepare(self.surroundings, epoch, inherited).await?;
+            Running::prepare(self.surroundings, opened, epoch, inherited).await?;
         self.alive = running.workers.len();
         self.running = Some(running);
         if let Some(link) = &mut self.link {
             link.offer(offered);
+            if let Some(running) = &self.running {
+                link.set_segment(running.counting.segment().clone());
+            }
         }
         Ok(released)
     }
@@ -505,11 +535,21 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Whether the process that serves has been stopped, if it could not say so to this one.
+    fn instance_has_ended(&mut self) -> bool {
+        if !self.is_orphaned || self.stopping || self.looked_around.elapsed() < AROUND_LOOK {
+            return false;
+        }
+        self.looked_around = Instant::now();
+        self.running.as_ref().is_some_and(|running| running.counting.instance_has_ended())
+    }
+
     /// Looks how many connections are left.
     fn look(&mut self) {
         let left = self.connections();
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        if left == 0 && self.releasing == 0 {
+        let stays = link.must_stay() && !self.failing;
+        if left == 0 && self.releasing == 0 && !stays {
             self.draining = None;
             if self.failing {
                 return self.end_soon(LAST_WORDS_MS);
@@ -520,6 +560,7 @@ impl<'a> Process<'a> {
             link.connections_left(left);
             // What has not moved in this time stays, and only then may its clients be told to close.
             if let Some(over_ms) = self.farewell_ms.take() {
+                // Whoever reads the line may rely on it.
                 self.tell(|| Message::Farewell(Some(over_ms)));
                 tracing::info!(connections = left, "connections stay: they end in their own time");
             }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use ouro_restart::message::ListenSocket;
 
 use super::admin::{self, Admin, Desk, EndpointBook};
-use super::counting::{self, Counting};
+use super::counting::{self, Counting, Opened};
 use super::listen::{self, Bound, Passed, STREAM, UnixPaths};
 use super::workers::{self, Event, Workers};
 use super::{Options, Surroundings, after};
@@ -25,8 +25,10 @@ use crate::worker::Message;
 /// Purpose of the socket of the admin interface.
 const ADMIN: &str = "admin";
 
-/// How long an address may be in use before that is an error, and how often it is tried.
+/// How long an address may be in use before that is an error, and how often it is tried. After a death it may be in use
+/// as long as the kernel has not taken the ring of the dead process apart: on a busy machine that has taken 1.5 s.
 const BIND_PATIENCE_MS: u64 = 1_000;
+const BIND_PATIENCE_AFTER_A_DEATH_MS: u64 = 15_000;
 const BIND_RETRY_MS: u64 = 10;
 
 /// See the module.
@@ -43,6 +45,8 @@ pub(super) struct Running {
     admin_listener: Option<AdminListener>,
     /// Name resolution and the like, which end with the process.
     tasks: Vec<JoinHandle<()>>,
+    /// Takes over what dead processes have counted.
+    folding: JoinHandle<()>,
 }
 
 /// What comes of preparing.
@@ -61,17 +65,20 @@ impl Running {
     /// What cannot be done, in words.
     pub(super) async fn prepare(
         surroundings: &Surroundings<'_>,
+        opened: Opened,
         epoch: u32,
         mut inherited: Vec<Passed>,
     ) -> Result<Prepared, String> {
         let Surroundings { options, model, capabilities, jobs, .. } = surroundings;
-        let counting = Counting::start(surroundings.segment, options, model, epoch)
+        let patience_ms =
+            if opened.after_a_death { BIND_PATIENCE_AFTER_A_DEATH_MS } else { BIND_PATIENCE_MS };
+        let counting = Counting::start(opened, options, model, epoch)
             .map_err(|error| format!("the counters cannot be kept: {error}"))?;
         let counting = Rc::new(counting);
         let mut unix_paths = UnixPaths::default();
         let (mut sockets, mut addresses, mut offered) = (Vec::new(), Vec::new(), Vec::new());
         for listener in &model.listeners {
-            let bound = bind(listener, options.workers, &mut inherited).await?;
+            let bound = bind(listener, options.workers, &mut inherited, patience_ms).await?;
             unix_paths.add(&bound.address, bound.is_inherited);
             sockets.push(bound.sockets);
             addresses.push(bound.address);
@@ -139,7 +146,7 @@ impl Running {
             };
             tasks.push(tokio::task::spawn_local(watch.run()));
         }
-        tasks.push(tokio::task::spawn_local(counting::keep_folding(counting.segment().clone())));
+        let folding = tokio::task::spawn_local(counting::keep_folding(counting.segment().clone()));
         let desk = Desk::new();
         let running = Self {
             workers,
@@ -152,6 +159,7 @@ impl Running {
             admin: None,
             admin_listener,
             tasks,
+            folding,
         };
         Ok(Prepared { running, offered, released })
     }
@@ -185,6 +193,8 @@ impl Running {
     pub(super) fn close_listeners(&mut self) {
         self.admin_listener = None;
         self.workers.tell(|| Message::StopAccepting);
+        // Who has ended is to be seen as long as this process lives: see `Counting::instance_has_ended`.
+        self.folding.abort();
     }
 
     /// These addresses are nobody's any more.
@@ -203,7 +213,7 @@ impl Running {
 
     /// The end: the admin interface gets a moment to finish.
     pub(super) async fn end(self) {
-        for task in self.tasks {
+        for task in self.tasks.into_iter().chain([self.folding]) {
             task.abort();
         }
         if let Some(admin) = self.admin {
@@ -226,8 +236,13 @@ impl Running {
 
 /// Binds a listener. An address may be in use for a moment although its process is gone: the kernel takes a ring apart,
 /// and closes what it had, after the process has ended.
-async fn bind(listener: &Listener, workers: usize, inherited: &mut Vec<Passed>) -> Result<Bound, String> {
-    let until = after(BIND_PATIENCE_MS);
+async fn bind(
+    listener: &Listener,
+    workers: usize,
+    inherited: &mut Vec<Passed>,
+    patience_ms: u64,
+) -> Result<Bound, String> {
+    let until = after(patience_ms);
     loop {
         match listen::bind(listener, workers, inherited) {
             Ok(bound) => return Ok(bound),

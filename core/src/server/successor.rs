@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::Operator;
+use super::peers::Operator;
 
 /// Options that say what a process is among those of its instance: the successor gets its own.
 const IDENTITY: &[&str] = &["--restart-epoch", "--base-id", "--socket-path"];
@@ -234,6 +234,11 @@ impl Successor {
                 format!("it has not taken over within {} s and is killed", START_PATIENCE.as_secs())
             }
         }
+    }
+
+    /// Whether it is the process with this id.
+    pub(super) fn is(&self, pid: u32) -> bool {
+        self.pid != 0 && self.pid == pid
     }
 
     /// Nobody needs it any more.

@@ -5,6 +5,8 @@
 
 mod accept;
 mod handover;
+#[cfg(feature = "sim")]
+mod probe;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -20,7 +22,7 @@ use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
-use crate::ring::{Capabilities, Ring, TaskId, mailbox};
+use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
 use crate::route::RouteTable;
 use crate::stats::{Entities, HandoverScope, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
@@ -125,6 +127,16 @@ impl Worker {
     /// # Errors
     /// When the ring cannot be set up or fails.
     pub fn run(self, report: impl Fn(Report) + 'static) -> io::Result<()> {
+        let mut running = self.begin(report)?;
+        while running.turn() {}
+        running.end()
+    }
+
+    /// The same turn by turn, for whoever drives several workers in one thread.
+    ///
+    /// # Errors
+    /// When the ring cannot be set up.
+    pub fn begin(self, report: impl Fn(Report) + 'static) -> io::Result<Running> {
         let server = &self.model.server;
         let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
         let stripe = Rc::new(self.stripe);
@@ -202,11 +214,46 @@ impl Worker {
             })
             .collect();
         let mailbox = self.mailbox;
-        let result = ring.run(serve(Rc::clone(&shared), listeners, mailbox));
-        shared.context.log.borrow_mut().flush();
-        publish(&counted, &ring);
-        tracing::debug!(stats = ?ring.stats(), "the ring has ended");
-        result
+        let run = ring.begin(serve(Rc::clone(&shared), listeners, mailbox));
+        Ok(Running { run, ring, shared, counted })
+    }
+}
+
+/// A worker between two turns of its loop.
+pub struct Running {
+    run: Run,
+    ring: Ring,
+    shared: Rc<Shared>,
+    counted: Block<WorkerScope>,
+}
+
+impl Running {
+    /// One turn. False: it has ended.
+    pub fn turn(&mut self) -> bool {
+        self.run.turn()
+    }
+
+    /// Whether there is something to do without anything happening before.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.run.is_busy()
+    }
+
+    /// What the ring has seen.
+    #[must_use]
+    pub fn ring_stats(&self) -> RingStats {
+        self.ring.stats()
+    }
+
+    /// Leaves the last counts behind.
+    ///
+    /// # Errors
+    /// When the ring has failed.
+    pub fn end(self) -> io::Result<()> {
+        self.shared.context.log.borrow_mut().flush();
+        publish(&self.counted, &self.ring);
+        tracing::debug!(stats = ?self.ring.stats(), "the ring has ended");
+        self.run.into_result()
     }
 }
 

@@ -236,7 +236,6 @@ fn a_child_that_is_killed_right_after_the_commit() {
 }
 
 #[test]
-#[ignore = "fails in one of fifteen kills: the next client is not accepted, as if the dead ring had eaten the wake-up"]
 fn a_client_right_after_a_child_was_killed() {
     killed_after_commit(true);
 }

@@ -201,6 +201,7 @@ impl FakeParent {
             base_id: instance.base_id().0,
             busy: false,
             elder: false,
+            segment_id: 0,
         }
     }
 

@@ -85,6 +85,42 @@ impl Instance {
     /// Starts a process with further options.
     #[track_caller]
     pub(crate) fn spawn(&self, epoch: &str, options: &str) -> Process {
+        Process::spawn(self.command(epoch, options))
+    }
+
+    /// The same as another user. Only root can do that.
+    #[track_caller]
+    pub(crate) fn spawn_as(&self, uid: u32, epoch: &str, options: &str) -> Process {
+        let mut command = self.command(epoch, options);
+        command.uid(uid).gid(uid);
+        Process::spawn(command)
+    }
+
+    /// Starts a process that looks for a base id itself, with further options.
+    #[track_caller]
+    pub(crate) fn spawn_dynamic(&self, options: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ouro"));
+        command.arg("-c").arg(self.config_path()).arg("--use-dynamic-base-id");
+        command.args(&self.options).args(Self::words(options));
+        Process::spawn(command)
+    }
+
+    /// Starts a process as the first one of a pid namespace of its own, as a container has it; `None` where that is not
+    /// allowed. Its id is that of the program that waits for it outside.
+    #[track_caller]
+    pub(crate) fn spawn_apart(&self, epoch: &str, options: &str) -> Option<Process> {
+        let apart = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+        let mut command = Command::new("unshare");
+        if !command.args(apart).arg("true").status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let own = self.command(epoch, options);
+        let mut command = Command::new("unshare");
+        command.args(apart).arg(own.get_program()).args(own.get_args());
+        Some(Process::spawn(command))
+    }
+
+    fn command(&self, epoch: &str, options: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ouro"));
         command
             .arg("-c")
@@ -99,7 +135,7 @@ impl Instance {
         if !options.contains("--socket-path") {
             command.arg("--socket-path").arg(self.path("r"));
         }
-        Process::spawn(command)
+        command
     }
 
     /// Waits until the segment has exactly one live process, which is the one with this id.

@@ -237,16 +237,26 @@ fn unix_listeners_and_a_unix_admin_interface_stay() {
 
 #[test]
 fn three_hundred_listeners_move() {
+    many_listeners_move(300);
+}
+
+#[test]
+#[ignore = "takes long in a debug build"]
+fn a_thousand_listeners_move() {
+    many_listeners_move(1_000);
+}
+
+fn many_listeners_move(count: usize) {
     let origin = Echo::http();
     // Sockets that are bound at once, so that all ports differ.
-    let held: Vec<_> = (0..300).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<SocketAddr> = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
     drop(held);
     let listeners: Vec<_> = ports.iter().enumerate().map(|(n, at)| http(&format!("l{n}"), at)).collect();
     let instance = Instance::new(&config(origin.addr(), &listeners, ""))
         .options("--drain-strategy immediate --concurrency 2");
     let mut process = instance.start("0");
-    let load = Load::new().short(1, ports[0]).short(1, ports[299]);
+    let load = Load::new().short(1, ports[0]).short(1, ports[count - 1]);
     let ask_all = || {
         for at in &ports {
             assert_eq!(Client::connect(*at).get("/x").text(), "/x");

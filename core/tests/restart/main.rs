@@ -6,7 +6,9 @@
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod chains;
 mod children;
+mod containers;
 mod drain;
 mod fake;
 mod generations;
@@ -14,9 +16,12 @@ mod instance;
 mod kills;
 mod listeners;
 mod load;
+mod operators;
 mod parents;
 mod refusals;
 mod steady;
+mod totals;
+mod wakeups;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]
 #[allow(dead_code, unused_imports)]

@@ -169,3 +169,98 @@ fn a_first_process_that_fails_leaves_nothing() {
     assert!(other.sockets().is_empty(), "{:?}", other.sockets());
     scene.end_well("");
 }
+
+/// A user who is nobody, here or elsewhere.
+const SOMEBODY: u32 = 65_533;
+
+#[test]
+fn another_user_is_told_and_named_whoever_is_who() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can start a process as another user");
+        return;
+    }
+    let scene = Scene::new("");
+    // The file is not for him.
+    let child = scene.instance.spawn_as(SOMEBODY, "1", "");
+    child.expect_exit(1, "Permission denied");
+    scene.end_well("");
+
+    // The file is for all, and it is the parent who says no.
+    let origin = Echo::http();
+    let config = Config::to([origin.addr()]).listener(&format!("address = \"{}\"", free_address()));
+    let instance = Instance::new(&config.http())
+        .options("--concurrency 1 --drain-strategy immediate --socket-mode 0666");
+    let parent = instance.start("0");
+    for epoch in ["1", "auto"] {
+        let child = instance.spawn_as(SOMEBODY, epoch, "");
+        child.expect_exit(1, &format!("it runs as user 0, not as user {SOMEBODY}"));
+        parent.wait_log(&format!("it runs as user {SOMEBODY}"));
+        assert!(parent.log().lines().count() < 20, "{}", parent.log());
+    }
+    let next = instance.start("auto");
+    parent.expect_exit(0, "has been replaced");
+    next.stop();
+}
+
+#[test]
+fn root_may_not_take_over_from_a_user_by_mistake() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can start a process as another user");
+        return;
+    }
+    let origin = Echo::http();
+    let config = Config::to([origin.addr()]).listener(&format!("address = \"{}\"", free_address()));
+    let instance = Instance::new(&config.http());
+    let dir = instance.path("his");
+    std::fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::chown(&dir, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let socket = format!("--socket-path {}/", dir.display());
+    let parent = instance.spawn_as(SOMEBODY, "0", &socket);
+    parent.wait_log(READY);
+    for epoch in ["1", "auto"] {
+        instance.spawn(epoch, &socket).expect_exit(1, &format!("it runs as user {SOMEBODY}"));
+    }
+    parent.wait_log_times("gives up: it runs as user 0", 2);
+    let next = instance.spawn_as(SOMEBODY, "auto", &socket);
+    next.wait_log(READY);
+    parent.expect_exit(0, "has been replaced");
+    next.stop();
+}
+
+#[test]
+fn a_second_process_that_would_not_meet_the_first_is_refused() {
+    let scene = Scene::new("");
+    let elsewhere = format!("--socket-path {}", scene.instance.path("elsewhere").display());
+    for epoch in ["0", "auto"] {
+        let second = scene.instance.spawn(epoch, &elsewhere);
+        second.expect_exit(1, &format!("process {} serves with base id", scene.parent.pid()));
+        second.wait_log("is its --socket-path");
+        scene.load.flow(10);
+    }
+    scene.end_well("");
+}
+
+#[test]
+fn a_dynamic_base_id_is_one_at_whose_socket_nobody_answers() {
+    let origin = Echo::http();
+    let config = Config::to([origin.addr()]).listener("address = \"127.0.0.1:0\"");
+    let instance = Instance::new(&config.http());
+    let dir = instance.path("sockets");
+    std::fs::create_dir(&dir).unwrap();
+    let at = |base_id| {
+        ouro_restart::Address::from_option(std::ffi::OsStr::new(&format!("{}/", dir.display())), base_id)
+    };
+    let held: Vec<_> = (1..100).map(|id| ouro_restart::Listener::bind(&at(id), 0o600).unwrap()).collect();
+    let file = instance.path("id");
+    let process = instance.spawn_dynamic(&format!(
+        "--base-id-path {} --socket-path {}/",
+        file.display(),
+        dir.display()
+    ));
+    process.wait_log(READY);
+    let id: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    assert!(id >= 100, "{id}");
+    process.stop();
+    assert!(ouro_shm::Segment::attach_existing(id).is_err());
+    drop(held);
+}

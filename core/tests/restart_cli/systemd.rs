@@ -58,10 +58,14 @@ fn status(message: &[String]) -> String {
 
 /// An instance and its service manager.
 fn managed() -> (Instance, Manager) {
+    managed_with(&[])
+}
+
+fn managed_with(arguments: &[&str]) -> (Instance, Manager) {
     let builder = Builder::new(saying("one"));
     let path = format!("{}/notify", builder.dir().display());
     let manager = Manager::at(&path);
-    (Instance::start_with(builder.env("NOTIFY_SOCKET", path), &[]), manager)
+    (Instance::start_with(builder.env("NOTIFY_SOCKET", path), arguments), manager)
 }
 
 #[test]
@@ -103,7 +107,7 @@ fn a_failed_restart_ends_with_the_old_main_process() {
 
 #[test]
 fn a_successor_that_dies_gives_the_service_back() {
-    let (instance, manager) = managed();
+    let (instance, manager) = managed_with(&["--handover", "drain"]);
     let old = instance.serving(0);
     manager.expect_ready(old);
     // This connection keeps the old process: half a request is not sent away.

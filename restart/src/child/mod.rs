@@ -85,7 +85,18 @@ impl Child {
         self.parent.as_ref()
     }
 
-    /// Whether the parent is still there and its segment has another layout. A process that is replaced itself should
+    /// Says which segment this process would count in, before the parent has answered; 0 for none that the parent has.
+    pub fn set_segment(&mut self, segment_id: u64) {
+        self.identity.segment_id = segment_id;
+    }
+
+    /// Whether the parent counts in another segment than the one of our identity.
+    #[must_use]
+    pub fn parent_has_other_segment(&self) -> bool {
+        self.parent.as_ref().is_some_and(|parent| self.identity.has_other_segment(parent))
+    }
+
+    /// Whether the parent is still there and counts in another segment. A process that is replaced itself should
     /// not end before this is over: the parent's last totals would be lost.
     #[must_use]
     pub fn holds_totals(&self) -> bool {
@@ -196,8 +207,7 @@ impl Child {
     }
 
     fn wants_totals(&self) -> bool {
-        let other_layout = |parent: &HelloReply| parent.layout_version != self.identity.layout_version;
-        self.options.totals && self.parent.as_ref().is_some_and(other_layout)
+        self.options.totals && self.parent_has_other_segment()
     }
 
     fn on_frame(&mut self, now: u64, frame: Frame, fds: usize) {
@@ -265,11 +275,14 @@ impl Child {
                 reply.pid, reply.program_version, reply.child_epoch
             ),
         );
-        if reply.layout_version != self.identity.layout_version {
+        if self.identity.has_other_segment(&reply) {
             let (theirs, ours) = (reply.layout_version, self.identity.layout_version);
+            let totals = if self.options.totals { "are taken over" } else { "begin at zero" };
             self.log(
                 Level::Info,
-                format!("its segment has layout {theirs}, this one {ours}: totals are taken over"),
+                format!(
+                    "its counters are in another segment (layout {theirs}, here {ours}): totals {totals}"
+                ),
             );
         }
         self.parent = Some(reply);
@@ -508,7 +521,10 @@ impl Child {
         }
         self.linked = false;
         match self.phase {
-            Phase::Serving(Serving { presumed: false, .. }) => {
+            // Also one that hung: it was asked for before this one served that nobody else does, and to ask now would be to
+            // ask itself.
+            Phase::Serving(ref mut serving) => {
+                serving.presumed = false;
                 self.parent_ended(&format!("the old process has ended: {why}"));
             }
             // It had given its word: it accepts only if we hang up, and we have not.

@@ -75,7 +75,10 @@ pub enum Action {
     /// The commit: workers, admin interface and restart socket stop accepting, and keep their descriptors. First of all
     /// this process tells its own parent ([`crate::child::Event::Superseded`]); when all have stopped, and what they had
     /// accepted is theirs, [`Event::AcceptStopped`].
-    StopAccepting,
+    StopAccepting {
+        /// Process id of the child as it sees itself; 0 if unknown.
+        pid: u32,
+    },
     /// Undo [`Action::StopAccepting`] and [`Action::BeginDrain`]: this process serves again, and tells its own parent.
     ResumeAccepting,
     /// Close or move connections; [`Event::Drained`] when none is left.
@@ -95,6 +98,8 @@ pub enum Action {
     AttemptFailed {
         /// The epoch of the child.
         epoch: u32,
+        /// Process id of the child as it sees itself; 0 if unknown.
+        pid: u32,
         /// Why.
         why: String,
     },

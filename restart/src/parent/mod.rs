@@ -68,6 +68,7 @@ enum Phase {
 struct Attempt {
     peer: PeerId,
     epoch: u32,
+    pid: u32,
     /// Whether both can move connections.
     parcels: bool,
     /// The whole attempt.
@@ -84,6 +85,7 @@ struct Draining {
     /// The child, as long as it is there.
     peer: Option<PeerId>,
     epoch: u32,
+    pid: u32,
     live: bool,
     drain: DrainListeners,
     /// The commit is not acknowledged yet: the id of the request, and until when.
@@ -292,6 +294,7 @@ impl Parent {
         self.phase = Phase::Attempt(Attempt {
             peer: id,
             epoch,
+            pid: hello.pid,
             parcels: self.identity.shares(crate::message::CAPABILITY_PARCELS, &hello.capabilities),
             until: now.saturating_add(self.deadlines.attempt_ms),
             step_until: now.saturating_add(self.deadlines.step_ms),
@@ -319,6 +322,7 @@ impl Parent {
             base_id: identity.base_id,
             busy: hello.probe && matches!(self.phase, Phase::Attempt(_)),
             elder: self.elder,
+            segment_id: identity.segment_id,
         };
         self.send(id, request_id, reply);
     }
@@ -355,8 +359,8 @@ impl Parent {
                 );
             }
             (Phase::Attempt(attempt), Message::DrainListeners(drain)) if attempt.ready => {
-                let (epoch, parcels) = (attempt.epoch, attempt.parcels);
-                self.commit(now, id, request_id, epoch, parcels, drain);
+                let child = (attempt.epoch, attempt.pid, attempt.parcels);
+                self.commit(now, id, request_id, child, drain);
             }
             (Phase::Draining(_), Message::Pong(_)) => {}
             (Phase::Draining(_), Message::ParcelReply(reply)) => {
@@ -388,14 +392,14 @@ impl Parent {
         now: u64,
         id: PeerId,
         request_id: u32,
-        epoch: u32,
-        parcels: bool,
+        (epoch, pid, parcels): (u32, u32, bool),
         drain: DrainListeners,
     ) {
         self.log(Level::Info, format!("restart epoch {epoch} serves from here on"));
         self.phase = Phase::Draining(Draining {
             peer: Some(id),
             epoch,
+            pid,
             live: drain.live && parcels,
             unacknowledged: Some((request_id, now.saturating_add(self.deadlines.stop_accepting_ms))),
             shutdown_at: now.saturating_add(drain.parent_shutdown_ms),
@@ -407,7 +411,7 @@ impl Parent {
             connections: 0,
             done_until: None,
         });
-        self.out.push(Action::StopAccepting);
+        self.out.push(Action::StopAccepting { pid });
         let others: Vec<_> = self.peers.iter().filter(|peer| peer.id != id).map(Peer::open_request).collect();
         for (other, request_id) in others {
             self.refuse(other, request_id, Refusal::Moved, "another process serves now");
@@ -457,6 +461,9 @@ impl Parent {
 
     fn on_abort(&mut self, now: u64, id: PeerId, reason: &str) {
         self.out.push(Action::Close { peer: id });
+        if self.peers.iter().any(|peer| peer.id == id && matches!(peer.state, PeerState::Guest { .. })) {
+            self.log(Level::Warn, format!("a process at the restart socket gives up: {reason}"));
+        }
         self.on_gone(now, id, &format!("it says: {reason}"));
     }
 
@@ -465,8 +472,8 @@ impl Parent {
         let peer = self.peers.remove(index);
         match (&mut self.phase, peer.state) {
             (Phase::Attempt(attempt), PeerState::Child) => {
-                let epoch = attempt.epoch;
-                self.out.push(Action::AttemptFailed { epoch, why: why.to_owned() });
+                let (epoch, pid) = (attempt.epoch, attempt.pid);
+                self.out.push(Action::AttemptFailed { epoch, pid, why: why.to_owned() });
                 self.log(
                     Level::Warn,
                     format!("restart epoch {epoch} failed before it took over ({why}); this process goes on"),
@@ -493,11 +500,11 @@ impl Parent {
 
     fn take_back(&mut self, why: &str) {
         let Phase::Draining(draining) = &self.phase else { return };
-        let epoch = draining.epoch;
+        let (epoch, pid) = (draining.epoch, draining.pid);
         self.log(Level::Warn, format!("{why}; this process serves again instead of restart epoch {epoch}"));
         self.phase = Phase::Serving;
         self.out.push(Action::ResumeAccepting);
-        self.out.push(Action::AttemptFailed { epoch, why: why.to_owned() });
+        self.out.push(Action::AttemptFailed { epoch, pid, why: why.to_owned() });
     }
 
     /// The attempt is over without a commit: the next in the queue gets its turn.

@@ -60,6 +60,51 @@ fn another_layout_means_totals_before_and_after() {
 }
 
 #[test]
+fn another_segment_means_totals_as_well_unless_the_parent_names_none() {
+    for (theirs, ours, totals) in
+        [(7, 8, &[false, true][..]), (7, 0, &[false, true]), (7, 7, &[]), (0, 8, &[])]
+    {
+        let mut world = world_of(Identity { segment_id: theirs, ..identity() });
+        let child = world.start_as(Identity { segment_id: ours, ..identity() }, options(None));
+        world.settle();
+        assert_eq!(world.serving(), [child]);
+        assert_eq!(world.processes[child].totals, totals, "{theirs} and {ours}");
+    }
+}
+
+/// A child that serves without the word of its parent is the one that answers at the restart socket.
+#[test]
+fn the_end_of_a_parent_that_hung_at_the_commit_raises_no_question() {
+    use ouro_restart::child::{Action, Event};
+    let deadlines = ouro_restart::Deadlines::default();
+    let mut machine = ouro_restart::Child::new(identity(), options(None), deadlines.clone());
+    machine.handle(0, Event::Start);
+    machine.handle(0, Event::Connected);
+    let mut answer =
+        |id, message: Message| machine.handle(0, Event::Frame { frame: Frame::new(id, message), fds: 0 });
+    let reply = message::HelloReply {
+        protocol: 1,
+        layout_version: identity().layout_version,
+        child_epoch: 1,
+        base_id: 5,
+        ..Default::default()
+    };
+    answer(1, reply.into());
+    answer(2, message::ListenSocketsReply::default().into());
+    answer(3, message::StateReply::default().into());
+    machine.handle(0, Event::WorkersAccepting { workers: 1, released: Vec::new() });
+    let actions = machine.handle(deadlines.commit_ms, Event::Timer);
+    assert!(actions.contains(&Action::CheckService { elder: false }), "{actions:?}");
+    let actions = machine.handle(deadlines.commit_ms + deadlines.check_ms, Event::Timer);
+    assert!(actions.contains(&Action::TakeOver { epoch: 1 }), "{actions:?}");
+    assert!(machine.is_without_answer());
+    let actions = machine.handle(20_000, Event::ParentGone { why: "killed".into() });
+    assert!(actions.contains(&Action::ParentEnded), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Action::CheckService { .. })), "{actions:?}");
+    assert!(!machine.is_without_answer());
+}
+
+#[test]
 fn totals_are_not_asked_for_if_they_are_not_wanted() {
     let mut world = world_of(Identity { layout_version: 2, ..identity() });
     let mut without = options(None);

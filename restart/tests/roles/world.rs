@@ -490,7 +490,7 @@ impl World {
                 self.wires[peer as usize].down.push_back((frame, fds));
             }
             parent::Action::Close { peer } => self.wires[peer as usize].parent_open = false,
-            parent::Action::StopAccepting => {
+            parent::Action::StopAccepting { .. } => {
                 let process = &mut self.processes[number];
                 process.accepts = false;
                 process.owns = false;

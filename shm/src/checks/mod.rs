@@ -6,6 +6,7 @@
 mod children;
 mod counting;
 mod killed;
+mod totals;
 mod trust;
 
 use crate::{Joining, Membership, ProcessState, ReadOptions, Segment, Snapshot};

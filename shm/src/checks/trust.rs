@@ -213,8 +213,8 @@ fn reading_makes_nothing() {
 
 #[test]
 fn a_dynamic_base_id_is_one_that_nobody_has() {
-    let (first, a) = Segment::create_dynamic(Shared::SIZE).unwrap();
-    let (second, b) = Segment::create_dynamic(Shared::SIZE).unwrap();
+    let (first, a) = Segment::create_dynamic(Shared::SIZE, |_| true).unwrap();
+    let (second, b) = Segment::create_dynamic(Shared::SIZE, |_| true).unwrap();
     let _guards = (Shared(a), Shared(b));
     assert_ne!(a, b);
     drop(serve(&first));

@@ -1,7 +1,7 @@
 //! The sending side: which sessions go when, and what becomes of each.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -33,7 +33,7 @@ pub(in crate::worker) struct Mover {
     task: Cell<TaskId>,
     queue: RefCell<VecDeque<Outgoing>>,
     /// Who waits for which answer, and the answers that have come.
-    waiting: RefCell<HashMap<u64, Waiting>>,
+    waiting: RefCell<BTreeMap<u64, Waiting>>,
     next: Cell<u64>,
     /// Sessions that are on their way.
     moving: Cell<usize>,

@@ -1,0 +1,441 @@
+//! A client: its requests in order, on one connection after the other.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use ouro::base::random::Random;
+use ouro::ring::sim::{self, EndId, Read};
+
+use super::wire::{self, Body, Framing, Head};
+use super::{LISTENER, Plan, Shared, request_key, response_key, violation};
+use crate::content;
+use crate::simulation::Peer;
+
+/// How long it waits for 100 before it sends the body all the same.
+const CONTINUE_US: u64 = 500_000;
+
+/// What it reads.
+#[derive(Debug)]
+enum State {
+    Head,
+    Body { status: u16, body: Body, received: usize, own: bool },
+    Tunnel(usize),
+}
+
+/// See the module.
+pub struct Client {
+    book: Shared,
+    me: u32,
+    random: Random,
+    /// Requests that are not answered: those that were sent on this connection first.
+    open: VecDeque<usize>,
+    /// How many of them were sent.
+    sent: usize,
+    depth: usize,
+    end: Option<EndId>,
+    state: State,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// The body that waits for 100, until this time.
+    awaiting: Option<(Vec<u8>, u64)>,
+    /// Nothing more is sent on this connection.
+    last: bool,
+    /// The proxy has said that it will end this connection.
+    announced: bool,
+    /// It may end without that, because an origin has answered early.
+    is_early: bool,
+    shut: bool,
+    eof: bool,
+    starts_at: u64,
+    reads_at: u64,
+    writes_at: u64,
+    pace_us: usize,
+    max_read: usize,
+    /// It hangs up with RST at this time.
+    gives_up_at: u64,
+    done: bool,
+    connections: u32,
+}
+
+impl Client {
+    pub fn new(book: Shared, me: u32, ids: Range<usize>, mut random: Random, rough: bool) -> Self {
+        Self {
+            book,
+            me,
+            open: ids.collect(),
+            sent: 0,
+            depth: [1, 1, 2, 8][random.below(4)],
+            end: None,
+            state: State::Head,
+            input: Vec::new(),
+            output: Vec::new(),
+            awaiting: None,
+            last: false,
+            announced: false,
+            is_early: false,
+            shut: false,
+            eof: false,
+            starts_at: random.below(40_000) as u64,
+            reads_at: 0,
+            writes_at: 0,
+            pace_us: [0, 0, 300, 20_000][random.below(4)],
+            max_read: [16, 500, 100_000][random.below(3)],
+            gives_up_at: if rough && random.below(6) == 0 { random.below(300_000) as u64 } else { u64::MAX },
+            done: false,
+            connections: 0,
+            random,
+        }
+    }
+
+    fn plan(&self, id: usize) -> Plan {
+        self.book.borrow().plans[id].clone()
+    }
+
+    fn connect(&mut self) {
+        let from = SocketAddr::from(([192, 0, 2, 1], 1000 + self.me as u16));
+        let to = LISTENER.parse().unwrap();
+        self.end = sim::with(|world| world.peer_connect(self.me, from, to));
+        if self.end.is_none() {
+            self.done = true;
+            violation(format!("client {} was refused", self.me));
+        }
+        self.connections += 1;
+        (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
+        (self.announced, self.is_early) = (false, false);
+        (self.awaiting, self.input, self.output) = (None, Vec::new(), Vec::new());
+    }
+
+    /// Queues the next requests.
+    fn ask(&mut self, now: u64) {
+        if let Some((_, until)) = &self.awaiting
+            && *until <= now
+            && let Some((body, _)) = self.awaiting.take()
+        {
+            self.output.extend(body);
+        }
+        while self.sent < self.depth && self.awaiting.is_none() && !self.last {
+            let Some(id) = self.open.get(self.sent).copied() else { return };
+            let plan = self.plan(id);
+            self.sent += 1;
+            sim::with(|world| {
+                world.note(|| format!("client {} asks {id} on {:?}: {plan:?}", self.me, self.end))
+            });
+            // Whatever follows such a request waits for its answer.
+            self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some();
+            let version = if plan.http_10 { "1.0" } else { "1.1" };
+            let path = if plan.unrouted { "/none" } else { "/r" };
+            let mut head = format!("{} {path}/{id} HTTP/{version}\r\nhost: sim\r\n", plan.method);
+            match plan.request {
+                Framing::Length => head += &format!("content-length: {}\r\n", plan.request_len),
+                Framing::Chunked => head += "transfer-encoding: chunked\r\n",
+                Framing::None | Framing::UntilClose => {}
+            }
+            if plan.padding > 0 {
+                head += &format!("x-padding: {}\r\n", "p".repeat(plan.padding));
+            }
+            if plan.expects {
+                head += "expect: 100-continue\r\n";
+            }
+            if plan.tunnel.is_some() {
+                head += "connection: upgrade\r\nupgrade: websocket\r\n";
+            } else if plan.asks_close {
+                head += "connection: close\r\n";
+            }
+            self.output.extend(head.bytes());
+            self.output.extend(b"\r\n");
+            let body = content::piece(request_key(id), 0, plan.request_len);
+            let random = &mut self.random;
+            let framed = wire::frame(plan.request, &body, || 1 + random.below(2_000));
+            if plan.expects {
+                self.awaiting = Some((framed, now + CONTINUE_US));
+                sim::with(|world| world.wake(self.me, CONTINUE_US));
+            } else {
+                self.output.extend(framed);
+            }
+        }
+    }
+
+    fn write(&mut self, end: EndId, now: u64) {
+        while !self.output.is_empty() && self.writes_at <= now {
+            let len = (1 + self.random.below(3_000)).min(self.output.len());
+            match sim::with(|world| world.peer_write(end, &self.output[..len])) {
+                Ok(0) => return,
+                Ok(written) => drop(self.output.drain(..written)),
+                // What has come is read all the same.
+                Err(_) => self.output.clear(),
+            }
+            self.writes_at = self.pause(now);
+        }
+    }
+
+    fn pause(&mut self, now: u64) -> u64 {
+        if self.pace_us == 0 || self.random.below(3) > 0 {
+            return now;
+        }
+        let pause = 1 + self.random.below(self.pace_us) as u64;
+        sim::with(|world| world.wake(self.me, pause));
+        now + pause
+    }
+
+    fn read(&mut self, end: EndId, now: u64) {
+        while self.end.is_some() && !self.done && self.reads_at <= now {
+            let max = 1 + self.random.below(self.max_read);
+            match sim::with(|world| world.peer_read(end, max)) {
+                Read::Nothing => return,
+                Read::Data(bytes) => {
+                    self.input.extend(bytes);
+                    if let Err(error) = self.understand() {
+                        violation(format!("client {}: {error}", self.me));
+                        self.done = true;
+                    }
+                    self.ask(now);
+                }
+                Read::Eof => return self.ended(end, false),
+                Read::Reset => return self.ended(end, true),
+            }
+            self.reads_at = self.pause(now);
+        }
+    }
+
+    fn understand(&mut self) -> Result<(), String> {
+        loop {
+            match &mut self.state {
+                State::Head => {
+                    let Some(head) = wire::take_head(&mut self.input)? else { return Ok(()) };
+                    self.take_head(&head)?;
+                }
+                State::Body { body, received, own, .. } => {
+                    let mut data = Vec::new();
+                    body.take(&mut self.input, &mut data)?;
+                    let Some(id) = self.open.front().copied() else { return Err("nobody asked".into()) };
+                    if !*own && let Some(at) = content::difference(response_key(id), *received, &data) {
+                        return Err(format!("response {id}: the byte at {at} is wrong"));
+                    }
+                    *received += data.len();
+                    if *body != Body::Done {
+                        return Ok(());
+                    }
+                    self.complete()?;
+                }
+                State::Tunnel(received) => {
+                    let Some(id) = self.open.front().copied() else { return Err("nobody asked".into()) };
+                    if let Some(at) = content::difference(response_key(id), *received, &self.input) {
+                        return Err(format!("tunnel {id}: the byte at {at} from the origin is wrong"));
+                    }
+                    *received += self.input.len();
+                    self.input.clear();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take_head(&mut self, head: &Head) -> Result<(), String> {
+        let status = head.line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
+        let status = status.ok_or_else(|| format!("{:?} is no status line", head.line))?;
+        let id = self.open.front().copied().filter(|_| self.sent > 0);
+        // A client that says nothing for too long is told so.
+        let id = id.ok_or_else(|| format!("{:?} answers to nothing", head.line))?;
+        let plan = self.plan(id);
+        let from_origin = head.get("x-id").is_some();
+        if from_origin && head.get("x-id") != Some(&id.to_string()) {
+            return Err(format!("{head:?} instead of the response to request {id}"));
+        }
+        match status {
+            100 => {
+                if let Some((body, _)) = self.awaiting.take() {
+                    self.output.extend(body);
+                }
+                return Ok(());
+            }
+            101 => {
+                let (up, _) = plan.tunnel.ok_or("101 without having been asked")?;
+                self.output.extend(content::piece(request_key(id), 0, up));
+                self.state = State::Tunnel(0);
+                return Ok(());
+            }
+            102..200 => return Ok(()),
+            _ => {}
+        }
+        self.judge(id, &plan, status, from_origin)?;
+        if head.has("connection", "close") {
+            (self.announced, self.last) = (true, true);
+            self.awaiting = None;
+        }
+        let bodiless = plan.method == "HEAD" || matches!(status, 204 | 304);
+        let body = if bodiless { Body::Done } else { Body::of(head, Body::UntilClose)? };
+        if body == Body::UntilClose && !plan.http_10 {
+            return Err(format!("response {id} has no length, and the client speaks HTTP/1.1"));
+        }
+        self.state = State::Body { status, body, received: 0, own: !from_origin };
+        if body == Body::Done {
+            self.complete()?;
+        }
+        Ok(())
+    }
+
+    /// Whether this status is what the request must get.
+    fn judge(&self, id: usize, plan: &Plan, status: u16, from_origin: bool) -> Result<(), String> {
+        if from_origin {
+            let wanted = plan.status == status && !plan.garbage && plan.tunnel.is_none() && !plan.unrouted;
+            return if wanted { Ok(()) } else { Err(format!("response {id} has status {status}: {plan:?}")) };
+        }
+        let excused = match status {
+            404 => plan.unrouted,
+            // The origin may have hung up just when the request was sent.
+            502 => plan.garbage || plan.breaks.is_some() || self.book.borrow().unannounced > 0,
+            _ => false,
+        };
+        if !excused {
+            let text = format!("request {id} got {status} from the proxy: {plan:?}");
+            sim::with(|world| world.note(|| text.clone()));
+            self.book.borrow_mut().suspicious.push(text);
+        }
+        Ok(())
+    }
+
+    /// A response is whole.
+    fn complete(&mut self) -> Result<(), String> {
+        let State::Body { status, received, own, .. } = std::mem::replace(&mut self.state, State::Head)
+        else {
+            return Ok(());
+        };
+        let Some(id) = self.open.pop_front() else { return Err("nobody asked".into()) };
+        self.sent -= 1;
+        let plan = self.plan(id);
+        sim::with(|world| world.note(|| format!("client {} has response {id}: {status}", self.me)));
+        if !own && received != plan.response_len {
+            return Err(format!("response {id} has {received} bytes of body: {plan:?}"));
+        }
+        if !own && plan.breaks.is_some() {
+            return Err(format!("response {id} was broken off, and looks whole: {plan:?}"));
+        }
+        self.book.borrow_mut().fates[id].answered = Some(status);
+        // An origin that answers before it has the whole request may leave the proxy no choice but to hang up.
+        self.last |= plan.early;
+        self.is_early |= plan.early;
+        Ok(())
+    }
+
+    /// The connection is over.
+    fn ended(&mut self, end: EndId, reset: bool) {
+        if !reset && let State::Body { body: body @ Body::UntilClose, .. } = &mut self.state {
+            *body = Body::Done;
+            if let Err(error) = self.complete() {
+                violation(format!("client {}: {error}", self.me));
+            }
+        }
+        if let (State::Tunnel(received), Some(id)) = (&self.state, self.open.front().copied()) {
+            let (_, down) = self.plan(id).tunnel.unwrap_or_default();
+            if !reset && *received == down && !self.shut {
+                // The origin has ended its direction; ours goes on.
+                self.eof = true;
+                return;
+            }
+            self.open.pop_front();
+            let mut book = self.book.borrow_mut();
+            book.fates[id].answered = Some(101);
+            if *received != down || reset {
+                let text = format!("tunnel {id} ended after {received} of {down} bytes, reset: {reset}");
+                book.suspicious.push(text);
+            }
+            drop(book);
+            return self.leave(end);
+        }
+        // A request whose answer has begun is lost; others that were sent may be sent again after an announced end.
+        let begun = !matches!(self.state, State::Head) || !self.input.is_empty();
+        let expected = self.announced || self.is_early;
+        if expected && !self.announced {
+            // Whether the others were served cannot be known here.
+            let mut book = self.book.borrow_mut();
+            self.open.iter().take(self.sent).for_each(|id| book.fates[*id].is_repeated = true);
+        }
+        let lost = self.open.front().copied().filter(|_| self.sent > 0 && (begun || !expected));
+        if let Some(id) = lost {
+            self.open.pop_front();
+            let plan = self.plan(id);
+            let mut book = self.book.borrow_mut();
+            book.fates[id].abandoned = true;
+            if plan.breaks.is_none() {
+                let state = &self.state;
+                let text =
+                    format!("the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}");
+                sim::with(|world| world.note(|| text.clone()));
+                book.suspicious.push(text);
+            }
+        }
+        self.leave(end);
+    }
+
+    fn leave(&mut self, end: EndId) {
+        sim::with(|world| world.peer_close(end));
+        self.end = None;
+        self.state = State::Head;
+        self.done = self.open.is_empty();
+        if !self.done {
+            sim::with(|world| world.wake(self.me, 1));
+        }
+    }
+
+    fn give_up(&mut self, end: EndId) {
+        let mut book = self.book.borrow_mut();
+        for id in self.open.drain(..) {
+            book.fates[id].abandoned = true;
+        }
+        drop(book);
+        sim::with(|world| world.peer_reset(end));
+        self.done = true;
+    }
+}
+
+impl Peer for Client {
+    fn turn(&mut self) {
+        if self.done {
+            return;
+        }
+        let now = sim::with(|world| world.now());
+        if self.starts_at > now {
+            return sim::with(|world| world.wake(self.me, self.starts_at - now));
+        }
+        if self.end.is_none() {
+            self.connect();
+        }
+        let Some(end) = self.end else { return };
+        if self.gives_up_at <= now {
+            return self.give_up(end);
+        }
+        self.ask(now);
+        self.write(end, now);
+        self.read(end, now);
+        let Some(end) = self.end.filter(|_| !self.done) else { return };
+        self.write(end, now);
+        let tunnel_is_sent = matches!(self.state, State::Tunnel(_)) && self.output.is_empty();
+        if (tunnel_is_sent || (self.open.is_empty() && !self.last)) && !self.shut {
+            self.shut = true;
+            sim::with(|world| world.peer_shutdown(end));
+            if self.eof {
+                self.ended(end, false);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn describe(&self) -> String {
+        let plan = self.open.front().map(|id| self.plan(*id));
+        format!(
+            "client {:?}, {:?}: open {:?}, {} sent, {} to write, {} read and not used, last {}, shut {}, {plan:?}",
+            self.end,
+            self.state,
+            self.open,
+            self.sent,
+            self.output.len(),
+            self.input.len(),
+            self.last,
+            self.shut
+        )
+    }
+}

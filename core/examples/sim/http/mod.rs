@@ -1,0 +1,211 @@
+//! HTTP/1: clients with pipelined requests, origins that answer as the plan of each request says.
+
+mod client;
+mod origin;
+mod wire;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use ouro::base::random::Random;
+use ouro::ring::sim::{self, EndId};
+
+use self::client::Client;
+use self::origin::Origin;
+use self::wire::Framing;
+use crate::simulation::{Disturbances, Peer, Scenario};
+
+pub const LISTENER: &str = "127.0.0.1:8000";
+
+/// How an origin breaks off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    Fin,
+    Reset,
+}
+
+/// What is to happen to a request.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub method: &'static str,
+    /// Nothing is routed there: the proxy answers itself.
+    pub unrouted: bool,
+    pub http_10: bool,
+    /// The client asks for the end of the connection.
+    pub asks_close: bool,
+    pub request: Framing,
+    pub request_len: usize,
+    pub expects: bool,
+    /// Bytes of header fields without meaning.
+    pub padding: usize,
+    pub status: u16,
+    pub interim: u32,
+    pub response: Framing,
+    pub response_len: usize,
+    pub delay_us: u64,
+    /// The origin answers before it has read the body.
+    pub early: bool,
+    /// The origin ends the connection with its response.
+    pub closes: bool,
+    /// The origin breaks off after so many bytes of its response.
+    pub breaks: Option<(usize, Break)>,
+    /// The origin sends this instead of a response.
+    pub garbage: bool,
+    /// The connection becomes a tunnel, in which each side sends so many bytes.
+    pub tunnel: Option<(usize, usize)>,
+}
+
+/// What has happened to a request.
+#[derive(Clone, Debug, Default)]
+pub struct Fate {
+    /// Times that its head, and all of it, came to an origin.
+    pub heads: u32,
+    pub whole: u32,
+    /// Its client has given it up.
+    pub abandoned: bool,
+    pub answered: Option<u16>,
+    /// Its client may have sent it twice.
+    pub is_repeated: bool,
+}
+
+/// All requests of a run.
+#[derive(Default)]
+pub struct Book {
+    pub plans: Vec<Plan>,
+    pub fates: Vec<Fate>,
+    /// Connections that an origin has ended while idle.
+    pub unannounced: u32,
+    /// What is wrong unless the proxy had a reason that is only known at the end.
+    pub suspicious: Vec<String>,
+}
+
+pub type Shared = Rc<RefCell<Book>>;
+
+/// Keys of the streams of a request.
+pub fn request_key(id: usize) -> u64 {
+    (id as u64 * 4 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+pub fn response_key(id: usize) -> u64 {
+    (id as u64 * 4 + 2).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Requests and responses of all kinds.
+pub struct HttpScenario {
+    book: Shared,
+    random: Random,
+}
+
+impl HttpScenario {
+    pub fn new(seed: u64) -> Self {
+        Self { book: Shared::default(), random: Random::new(seed) }
+    }
+}
+
+fn plan(random: &mut Random, rough: bool) -> Plan {
+    let method = ["GET", "GET", "HEAD", "POST", "PUT", "DELETE"][random.below(6)];
+    let size = |random: &mut Random| {
+        let most = [1, 40, 700, 5_000, 40_000][random.below(5)];
+        random.below(most)
+    };
+    let http_10 = random.below(12) == 0;
+    let has_body = matches!(method, "POST" | "PUT");
+    let request = match (has_body, http_10) {
+        (false, _) => Framing::None,
+        (true, true) => Framing::Length,
+        (true, false) => [Framing::Length, Framing::Chunked][random.below(2)],
+    };
+    let status = [200, 200, 200, 201, 204, 304, 404, 500][random.below(8)];
+    let bodiless = matches!(status, 204 | 304) || method == "HEAD";
+    let response = match bodiless {
+        true => Framing::None,
+        false => [Framing::Length, Framing::Length, Framing::Chunked, Framing::UntilClose][random.below(4)],
+    };
+    let response_len = if bodiless { 0 } else { size(random) };
+    let breaks = (rough && !bodiless && random.below(6) == 0).then(|| {
+        let how =
+            if response == Framing::UntilClose || random.below(2) == 0 { Break::Reset } else { Break::Fin };
+        (random.below(response_len + 60), how)
+    });
+    let tunnel =
+        (!http_10 && method == "GET" && random.below(10) == 0).then(|| (8 + size(random), 8 + size(random)));
+    Plan {
+        method,
+        unrouted: random.below(12) == 0,
+        http_10,
+        asks_close: random.below(12) == 0,
+        request,
+        request_len: if has_body { size(random) } else { 0 },
+        expects: has_body && !http_10 && random.below(6) == 0,
+        padding: [0, 0, 100, 3_000][random.below(4)],
+        status,
+        interim: if random.below(8) == 0 { 1 + random.below(3) as u32 } else { 0 },
+        response,
+        response_len,
+        delay_us: [0, 0, 2_000, 300_000][random.below(4)],
+        early: has_body && random.below(6) == 0,
+        closes: random.below(10) == 0,
+        breaks,
+        garbage: rough && random.below(24) == 0,
+        tunnel,
+    }
+}
+
+impl Scenario for HttpScenario {
+    fn config(&self) -> String {
+        format!(
+            "[[listeners]]\nname = \"web\"\naddress = \"{LISTENER}\"\n[[listeners.routes]]\npath_prefix = \"/r/\"\n\
+             cluster = \"app\"\n\
+             [[clusters]]\nname = \"app\"\nendpoints = [\"10.0.0.1:1\", \"10.0.0.2:1\"]\n"
+        )
+    }
+
+    fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>> {
+        let rough = random.below(2) == 0;
+        let count = 1 + random.below(8) as u32;
+        let mut clients: Vec<Box<dyn Peer>> = Vec::new();
+        for n in 0..count {
+            let most = [3, 12][random.below(2)];
+            let requests = 1 + random.below(most);
+            let mut book = self.book.borrow_mut();
+            let ids = book.plans.len()..book.plans.len() + requests;
+            for _ in ids.clone() {
+                book.plans.push(plan(random, rough));
+                book.fates.push(Fate::default());
+            }
+            drop(book);
+            let seed = random.next_u64();
+            let client = Client::new(Rc::clone(&self.book), first + n, ids, Random::new(seed), rough);
+            clients.push(Box::new(client));
+        }
+        clients
+    }
+
+    fn accepted(&mut self, number: u32, _: SocketAddr, end: EndId) -> Box<dyn Peer> {
+        let random = Random::new(self.random.next_u64());
+        Box::new(Origin::new(Rc::clone(&self.book), number, end, random))
+    }
+
+    fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {
+        let book = self.book.borrow();
+        let mut wrong = Vec::new();
+        if disturbances.total() == 0 {
+            wrong.extend(book.suspicious.iter().cloned());
+        }
+        for (id, (plan, fate)) in book.plans.iter().zip(&book.fates).enumerate() {
+            let idempotent = plan.method != "POST";
+            if fate.whole > 1 && !(idempotent || fate.is_repeated) {
+                wrong.push(format!("request {id} came {} times to an origin: {plan:?}", fate.whole));
+            }
+            if fate.answered.is_none() && !fate.abandoned {
+                wrong.push(format!("request {id} was never answered: {plan:?} {fate:?}"));
+            }
+        }
+        wrong
+    }
+}
+
+pub fn violation(text: String) {
+    sim::with(|world| world.violation(text));
+}

@@ -1,0 +1,335 @@
+//! Relayed bytes: both sides send streams of known content, end them one way or another, and compare what comes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use ouro::base::random::Random;
+use ouro::ring::sim::{self, EndId, Read};
+
+use crate::content::{self, KEY_BYTES};
+use crate::simulation::{Disturbances, Peer, Scenario};
+
+const LISTENER: &str = "127.0.0.1:7000";
+
+/// What is known of a stream: who sends it says so, who gets it compares.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    /// Bytes sent so far.
+    sent: usize,
+    /// Ended in order.
+    fin: bool,
+    /// Broken off by its sender.
+    reset: bool,
+    /// Bytes that have come, and the end of it.
+    received: usize,
+    eof: bool,
+    /// Key of the stream that its receiver sends.
+    partner: Option<u64>,
+}
+
+/// All streams of a run.
+#[derive(Default)]
+struct Streams {
+    all: BTreeMap<u64, Stream>,
+    /// Resets that no peer has caused.
+    resets: Vec<String>,
+}
+
+type Book = Rc<RefCell<Streams>>;
+
+/// Streams both ways through a TCP listener.
+pub struct TcpScenario {
+    book: Book,
+    random: Random,
+}
+
+impl TcpScenario {
+    pub fn new(seed: u64) -> Self {
+        Self { book: Book::default(), random: Random::new(seed) }
+    }
+}
+
+impl Scenario for TcpScenario {
+    fn config(&self) -> String {
+        format!(
+            "[[listeners]]\nname = \"tcp\"\naddress = \"{LISTENER}\"\nprotocol = \"tcp\"\ncluster = \"db\"\n\
+             [[clusters]]\nname = \"db\"\nendpoints = [\"10.0.0.1:1\", \"10.0.0.2:1\"]\n"
+        )
+    }
+
+    fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>> {
+        let count = 1 + random.below(10) as u32;
+        let client = |n| {
+            let seed = random.next_u64();
+            Box::new(TcpPeer::new(Rc::clone(&self.book), first + n, None, Random::new(seed))) as Box<dyn Peer>
+        };
+        (0..count).map(client).collect()
+    }
+
+    fn accepted(&mut self, number: u32, _: SocketAddr, end: EndId) -> Box<dyn Peer> {
+        let random = Random::new(self.random.next_u64());
+        Box::new(TcpPeer::new(Rc::clone(&self.book), number, Some(end), random))
+    }
+
+    fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {
+        let Streams { all: book, resets } = &*self.book.borrow();
+        let mut wrong = Vec::new();
+        if resets.len() as u64 > 2 * disturbances.total() {
+            wrong.extend(resets.iter().cloned());
+        }
+        for (key, stream) in book.iter() {
+            let partner = stream.partner.and_then(|partner| book.get(&partner));
+            let disturbed = stream.reset || partner.is_none_or(|partner| partner.reset);
+            if !disturbed && (stream.received != stream.sent || stream.fin != stream.eof) {
+                wrong.push(format!("stream {key:x} did not arrive whole: {stream:?}"));
+            }
+        }
+        wrong
+    }
+}
+
+/// How a peer ends its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Fin,
+    Reset,
+}
+
+struct TcpPeer {
+    book: Book,
+    me: u32,
+    is_client: bool,
+    end: Option<EndId>,
+    random: Random,
+    key: u64,
+    total: usize,
+    sent: usize,
+    ending: Ending,
+    has_ended: bool,
+    starts_at: u64,
+    /// The key of the stream that comes, as far as it has come.
+    head: Vec<u8>,
+    received: usize,
+    eof: bool,
+    done: bool,
+    /// It does not read before.
+    reads_at: u64,
+    writes_at: u64,
+    pace_us: usize,
+    max_read: usize,
+}
+
+impl TcpPeer {
+    fn new(book: Book, me: u32, end: Option<EndId>, mut random: Random) -> Self {
+        let key = random.next_u64() | 1;
+        let total =
+            KEY_BYTES + [random.below(40), random.below(3_000), random.below(60_000)][random.below(3)];
+        let ending = if random.below(8) == 0 { Ending::Reset } else { Ending::Fin };
+        book.borrow_mut().all.insert(key, Stream::default());
+        let starts_at = if end.is_none() { random.below(40_000) as u64 } else { 0 };
+        Self {
+            book,
+            me,
+            is_client: end.is_none(),
+            end,
+            key,
+            total,
+            sent: 0,
+            ending,
+            has_ended: false,
+            starts_at,
+            head: Vec::new(),
+            received: 0,
+            eof: false,
+            done: false,
+            reads_at: 0,
+            writes_at: 0,
+            pace_us: [0, 0, 300, 20_000][random.below(4)],
+            max_read: [16, 500, 100_000][random.below(3)],
+            random,
+        }
+    }
+
+    fn pause(&mut self, now: u64) -> u64 {
+        if self.pace_us == 0 || self.random.below(3) > 0 {
+            return now;
+        }
+        let pause = 1 + self.random.below(self.pace_us) as u64;
+        sim::with(|world| world.wake(self.me, pause));
+        now + pause
+    }
+
+    fn write(&mut self, end: EndId, now: u64) {
+        while self.sent < self.total && self.writes_at <= now {
+            let len = (1 + self.random.below(4_000)).min(self.total - self.sent);
+            let bytes = content::piece(self.key, self.sent, len);
+            let Ok(written) = sim::with(|world| world.peer_write(end, &bytes)) else {
+                self.broken(end);
+                return;
+            };
+            self.sent += written;
+            self.with_own(|own| own.sent += written);
+            if written < len {
+                break;
+            }
+            self.writes_at = self.pause(now);
+        }
+        if self.sent == self.total && !self.has_ended {
+            self.has_ended = true;
+            match self.ending {
+                Ending::Fin => {
+                    self.with_own(|own| own.fin = true);
+                    sim::with(|world| world.peer_shutdown(end));
+                }
+                Ending::Reset => {
+                    self.with_own(|own| own.reset = true);
+                    sim::with(|world| world.peer_reset(end));
+                    self.done = true;
+                }
+            }
+        }
+    }
+
+    fn with_own(&self, act: impl FnOnce(&mut Stream)) {
+        if let Some(own) = self.book.borrow_mut().all.get_mut(&self.key) {
+            act(own);
+        }
+    }
+
+    fn read(&mut self, end: EndId, now: u64) {
+        while !self.done && !self.eof && self.reads_at <= now {
+            let max = 1 + self.random.below(self.max_read);
+            match sim::with(|world| world.peer_read(end, max)) {
+                Read::Nothing => return,
+                Read::Data(bytes) => self.take(&bytes),
+                Read::Eof => {
+                    self.eof = true;
+                    self.take_eof();
+                }
+                Read::Reset => return self.broken(end),
+            }
+            self.reads_at = self.pause(now);
+        }
+    }
+
+    fn incoming(&self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.head.get(..KEY_BYTES)?.try_into().ok()?))
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let missing = KEY_BYTES.saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..missing]);
+        let from = self.received;
+        self.received += bytes.len();
+        let Some(key) = self.incoming() else { return };
+        let mut book = self.book.borrow_mut();
+        let Some(stream) = book.all.get_mut(&key) else {
+            return violation(format!("peer {} gets a stream that nobody sends: {key:x}", self.me));
+        };
+        if *stream.partner.get_or_insert(self.key) != self.key {
+            violation(format!("stream {key:x} comes to two peers"));
+        }
+        stream.received = self.received;
+        if self.received > stream.sent {
+            violation(format!("stream {key:x}: {} bytes came, {} were sent", self.received, stream.sent));
+        }
+        if let Some(at) = content::difference(key, from, bytes) {
+            violation(format!("stream {key:x}: the byte at {at} is not the one that was sent there"));
+        }
+    }
+
+    fn take_eof(&self) {
+        let Some(key) = self.incoming() else {
+            // A client that is gone before the origin has answered the connect leaves nothing to pass on.
+            // So does a connect that the process before has given up when it handed its client over.
+            if self.is_client {
+                violation(format!("client {} gets an end without a beginning", self.me));
+            }
+            return self.with_own(|own| own.reset = true);
+        };
+        let mut book = self.book.borrow_mut();
+        let Some(stream) = book.all.get_mut(&key) else { return };
+        stream.eof = true;
+        if !stream.fin {
+            violation(format!("stream {key:x} seems to end at {}, but was not ended", self.received));
+        }
+    }
+
+    /// The connection is reset, which only the other side can have caused.
+    fn broken(&mut self, end: EndId) {
+        self.done = true;
+        sim::with(|world| world.peer_close(end));
+        let mut book = self.book.borrow_mut();
+        let partner = self.incoming();
+        let caused = match partner {
+            Some(key) => book.all.get(&key).is_some_and(|stream| stream.reset),
+            // Who it was cannot be told.
+            None => !self.is_client || book.all.values().any(|stream| stream.reset),
+        };
+        if !caused {
+            let received = self.received;
+            book.resets.push(format!("stream {partner:x?} is reset at {received}, and nobody has reset it"));
+        }
+        // What this side has sent did not need to arrive.
+        if let Some(own) = book.all.get_mut(&self.key) {
+            own.reset = true;
+        }
+    }
+}
+
+impl Peer for TcpPeer {
+    fn turn(&mut self) {
+        if self.done {
+            return;
+        }
+        let now = sim::with(|world| world.now());
+        let end = match self.end {
+            Some(end) => end,
+            None if self.starts_at > now => {
+                return sim::with(|world| world.wake(self.me, self.starts_at - now));
+            }
+            None => {
+                let from = SocketAddr::from(([192, 0, 2, 1], 1000 + self.me as u16));
+                let to = LISTENER.parse().unwrap();
+                let Some(end) = sim::with(|world| world.peer_connect(self.me, from, to)) else {
+                    self.done = true;
+                    return violation(format!("client {} was refused", self.me));
+                };
+                self.end = Some(end);
+                end
+            }
+        };
+        self.write(end, now);
+        if !self.done {
+            self.read(end, now);
+        }
+        if self.has_ended && self.eof && !self.done {
+            self.done = true;
+            sim::with(|world| world.peer_close(end));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "{:?} key {:x}: sent {} of {} ({:?}), received {}{}, stream in {:?}",
+            self.end,
+            self.key,
+            self.sent,
+            self.total,
+            self.ending,
+            self.received,
+            if self.eof { " and the end" } else { "" },
+            self.incoming().and_then(|key| self.book.borrow().all.get(&key).cloned()),
+        )
+    }
+}
+
+fn violation(text: String) {
+    sim::with(|world| world.violation(text));
+}

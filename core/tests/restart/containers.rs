@@ -1,0 +1,119 @@
+//! Processes in pid namespaces of their own, as containers have them; whether they can be made depends on who runs this.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::instance::{Instance, Process, READY};
+use crate::load::Echo;
+use crate::support::stats::expect;
+use crate::support::{Client, Config, eventually, free_address};
+
+/// Starts a process in a namespace of its own, or says that it cannot be done.
+macro_rules! apart_or_skip {
+    ($instance:expr, $epoch:expr) => {
+        match $instance.spawn_apart($epoch, "") {
+            Some(process) => process,
+            None => {
+                println!("skipped: no pid namespaces for this user");
+                return;
+            }
+        }
+    };
+}
+
+fn instance(origin: &Echo) -> (Instance, std::net::SocketAddr) {
+    let web = free_address();
+    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\""));
+    (Instance::new(&config.http()), web)
+}
+
+/// The process behind the program that waits for it outside of its namespace.
+#[track_caller]
+fn inner(outer: &Process) -> Pid {
+    let children = format!("/proc/{0}/task/{0}/children", outer.pid());
+    let mut pid = None;
+    eventually("it has a child", || {
+        let children = std::fs::read_to_string(&children).unwrap_or_default();
+        pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        pid.is_some()
+    });
+    Pid::from_raw(pid.unwrap())
+}
+
+#[test]
+fn the_first_process_of_a_container_obeys_term_and_refuses_to_restart() {
+    let origin = Echo::http();
+    let (instance, web) = instance(&origin);
+    let process = apart_or_skip!(instance, "0");
+    process.wait_log("ready pid=1 ");
+    let pid = inner(&process);
+    kill(pid, Signal::SIGHUP).unwrap();
+    process.wait_log("this is process 1 of its container");
+    assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    kill(pid, Signal::SIGTERM).unwrap();
+    process.expect_exit(0, "stopped");
+    assert!(instance.sockets().is_empty());
+}
+
+/// Each would take the other for dead if they shared a segment.
+#[test]
+fn processes_that_cannot_see_each_other_count_right() {
+    let origin = Echo::http();
+    let (instance, web) = instance(&origin);
+    let ask = || assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    let parent = instance.start("0");
+    ask();
+    let mut idle = Client::connect(web);
+    idle.get("/x");
+    let child = apart_or_skip!(instance, "auto");
+    child.wait_log(READY);
+    ask();
+    idle.get("/last");
+    idle.expect_eof();
+    drop(idle);
+    parent.expect_exit(0, "has been replaced");
+    let counted = |requests| {
+        expect(
+            instance.base_id(),
+            &[
+                ("http.web.downstream_rq_total", requests),
+                ("listener.web.downstream_cx_total", requests - 1),
+                ("listener.web.downstream_cx_destroy", requests - 1),
+            ],
+        );
+    };
+    counted(4);
+    // From one container to the next, and out of it.
+    let next = apart_or_skip!(instance, "auto");
+    next.wait_log(READY);
+    child.expect_exit(0, "has been replaced");
+    ask();
+    let last = instance.start("auto");
+    next.expect_exit(0, "has been replaced");
+    ask();
+    counted(6);
+    last.stop();
+}
+
+#[test]
+fn a_process_in_another_container_may_be_killed() {
+    let origin = Echo::http();
+    let (instance, web) = instance(&origin);
+    let parent = instance.start("0");
+    let mut idle = Client::connect(web);
+    idle.get("/x");
+    let child = apart_or_skip!(instance, "auto");
+    child.wait_log(READY);
+    child.kill();
+    parent.wait_log("this process serves again");
+    for _ in 0..5 {
+        assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    }
+    assert_eq!(idle.get("/again").text(), "/again");
+    drop(idle);
+    let next = apart_or_skip!(instance, "auto");
+    next.wait_log(READY);
+    parent.expect_exit(0, "has been replaced");
+    kill(inner(&next), Signal::SIGTERM).unwrap();
+    next.expect_exit(0, "stopped");
+}

@@ -1,0 +1,223 @@
+//! Connections that the kernel tells the wrong process about.
+//!
+//! The kernel wakes one of those who accept from a queue. The ring of a process that was killed is taken apart by a thread
+//! of the kernel some milliseconds later, and until then it can be the one. [`Eater`] does what such a ring does, only
+//! every time.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::fake::{Peer, Step};
+use crate::instance::{Instance, Process, READY};
+use crate::load::Echo;
+use crate::support::{Client, Config, Failure, QUIET, eventually, free_address};
+
+/// Is woken for each connection that comes, before anybody who begins to accept after it, and accepts nothing.
+struct Eater {
+    listener: TcpListener,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Eater {
+    /// Takes the listening socket from a process that serves, as a child would that fails.
+    #[track_caller]
+    fn new(instance: &Instance, web: SocketAddr) -> Self {
+        let mut child = Peer::child(instance);
+        let sockets = child.go_to(instance, Step::ListenSockets);
+        let listener = sockets
+            .into_iter()
+            .flat_map(|(_, received)| received.fds)
+            .map(TcpListener::from)
+            .find(|listener| listener.local_addr().is_ok_and(|address| address == web))
+            .unwrap();
+        Self { listener, stop: Arc::default(), thread: None }
+    }
+
+    /// Begins to be woken.
+    fn eat(&mut self) {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | EpollFlags::EPOLLEXCLUSIVE;
+        epoll.add(&self.listener, EpollEvent::new(flags, 0)).unwrap();
+        let stop = Arc::clone(&self.stop);
+        self.thread = Some(std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let _ = epoll.wait(&mut [EpollEvent::empty()], 100_u16);
+            }
+        }));
+    }
+
+    /// The number of the socket in the kernel.
+    fn inode(&self) -> String {
+        let path = format!("/proc/self/fd/{}", self.listener.as_fd().as_raw_fd());
+        std::fs::read_link(path).unwrap().to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Eater {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+struct Scene {
+    instance: Instance,
+    newest: Process,
+    web: SocketAddr,
+    eater: Eater,
+    origin: Echo,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let origin = Echo::http();
+        let web = free_address();
+        let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
+        let instance = Instance::new(&config);
+        let newest = instance.start("0");
+        let eater = Eater::new(&instance, web);
+        Self { instance, newest, web, eater, origin }
+    }
+
+    /// The process that serves has heard of nobody else who has its sockets.
+    #[track_caller]
+    fn second() -> Self {
+        let mut scene = Self::new();
+        scene.replace();
+        scene
+    }
+
+    #[track_caller]
+    fn replace(&mut self) {
+        let next = self.instance.start("auto");
+        let old = std::mem::replace(&mut self.newest, next);
+        old.expect_exit(0, "stopped");
+    }
+
+    /// A client that keeps a process that drains.
+    #[track_caller]
+    fn idle(&self) -> Client {
+        let mut idle = Client::connect(self.web);
+        assert_eq!(idle.get("/first").text(), "/first");
+        idle
+    }
+
+    /// Starts a child that has the listening socket, and waits for a port until it is dropped.
+    #[track_caller]
+    fn held_child(&self) -> (Process, TcpListener) {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let extra = format!(
+            "[[listeners]]\nname = \"extra\"\naddress = \"{}\"\nprotocol = \"tcp\"\ncluster = \"origin\"\n",
+            held.local_addr().unwrap()
+        );
+        let config = Config::to([self.origin.addr()])
+            .listener(&format!("address = \"{}\"", self.web))
+            .extra(&extra)
+            .http();
+        self.instance.configure(&config);
+        let child = self.instance.spawn("auto", "");
+        let socket = self.eater.inode();
+        eventually("the child has the socket", || {
+            let Ok(fds) = std::fs::read_dir(format!("/proc/{}/fd", child.pid())) else { return false };
+            fds.flatten()
+                .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link.to_str() == Some(&socket)))
+        });
+        (child, held)
+    }
+
+    #[track_caller]
+    fn expect_served(&self) {
+        for _ in 0..5 {
+            assert_eq!(Client::connect(self.web).get("/x").text(), "/x");
+        }
+    }
+}
+
+#[test]
+fn when_a_child_was_killed_after_the_commit() {
+    let mut scene = Scene::second();
+    let mut idle = scene.idle();
+    scene.eater.eat();
+    let child = scene.instance.spawn("auto", "");
+    scene.newest.wait_log("another process serves from here on");
+    child.kill();
+    scene.newest.wait_log("serves again");
+    scene.expect_served();
+    assert_eq!(idle.get("/last").text(), "/last");
+}
+
+#[test]
+fn when_a_child_was_killed_before_the_commit() {
+    let mut scene = Scene::new();
+    scene.eater.eat();
+    // Accepts behind the eater.
+    scene.replace();
+    let mut unheard = Client::connect(scene.web);
+    // The first ones may be heard: it looks while the process before has not quite ended.
+    eventually("the eater eats", || {
+        unheard = Client::connect(scene.web);
+        unheard.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
+        unheard.poll(QUIET) == Err(Failure::TimedOut)
+    });
+    let (child, _held) = scene.held_child();
+    child.kill();
+    scene.newest.wait_log("failed before it took over");
+    assert_eq!(unheard.response().text(), "/unheard");
+    scene.expect_served();
+}
+
+#[test]
+fn when_a_parent_was_killed_before_the_commit() {
+    let mut scene = Scene::new();
+    scene.eater.eat();
+    let (child, held) = scene.held_child();
+    scene.newest.kill();
+    drop(held);
+    let begun = Instant::now();
+    child.wait_log("is dead; going on");
+    child.wait_log(READY);
+    // Nobody has to be asked whether somebody serves: the only one who could has ended.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    scene.expect_served();
+}
+
+#[test]
+fn when_a_child_that_was_given_up_is_killed_later() {
+    let mut scene = Scene::second();
+    let mut idle = scene.idle();
+    scene.eater.eat();
+    let child = scene.instance.spawn("auto", "");
+    scene.newest.wait_log("another process serves from here on");
+    child.freeze();
+    scene.newest.wait_log("it does not answer any more; this process serves again");
+    scene.expect_served();
+    child.kill();
+    std::thread::park_timeout(QUIET);
+    scene.expect_served();
+    assert_eq!(idle.get("/last").text(), "/last");
+}
+
+#[test]
+fn a_parent_that_hangs_at_the_commit_and_is_killed_later_takes_nobody_with_it() {
+    let mut scene = Scene::new();
+    scene.eater.eat();
+    let (child, held) = scene.held_child();
+    scene.newest.freeze();
+    drop(held);
+    child.wait_log("this one serves without");
+    child.wait_log(READY);
+    scene.expect_served();
+    scene.newest.kill();
+    child.wait_log("the old process has ended");
+    scene.expect_served();
+    let next = scene.instance.start("auto");
+    child.expect_exit(0, "stopped");
+    next.stop();
+}
