@@ -86,7 +86,7 @@ pub(super) struct Process<'a> {
     /// Workers that run, and workers that have not yet said that they have stopped accepting.
     alive: usize,
     pausing: usize,
-    /// Workers that have not yet said that they have closed the listeners that are given up.
+    /// What workers have not yet said: that the listeners that are given up are closed, and that their pools have moved.
     releasing: usize,
     /// Connections are ended; when the other process was last told how many are left.
     draining: Option<Instant>,
@@ -511,7 +511,10 @@ impl<'a> Process<'a> {
         for worker in 0..running.workers.len() {
             let number = u32::try_from(worker).unwrap_or(u32::MAX);
             match live.and_then(|peer| link.open_channel(peer, number)) {
-                Some(channel) => running.workers.tell_one(worker, Message::HandOver(Box::new(channel))),
+                Some(channel) => {
+                    running.workers.tell_one(worker, Message::HandOver(Box::new(channel)));
+                    self.releasing += 1;
+                }
                 None => moving = false,
             }
         }

@@ -25,7 +25,7 @@ pub(super) enum Event {
     Ready,
     /// It accepts nothing any more for the time being.
     Paused,
-    /// The listeners that were given up are closed, their queues empty.
+    /// The listeners that were given up are closed, their queues empty; or the idle connections have moved.
     Released,
     /// It has ended, regularly or for a reason.
     Ended(Result<(), String>),
@@ -142,7 +142,7 @@ fn run(index: usize, worker: Worker, cpu: Option<usize>, events: &mpsc::Sender<E
             let event = match report {
                 Report::Ready => Event::Ready,
                 Report::Paused => Event::Paused,
-                Report::Released => Event::Released,
+                Report::Released | Report::PoolsMoved => Event::Released,
             };
             let _ = ready.try_send(event);
         })

@@ -42,7 +42,8 @@ pub enum Message {
     Pause,
     /// Accept again.
     Resume,
-    /// Hand connections to the next process on this channel, as far as they can go.
+    /// Hand connections to the next process on this channel, as far as they can go. [`Report::PoolsMoved`] says when the
+    /// idle ones to origins are gone.
     HandOver(Box<ouro_restart::Connection>),
     /// Take connections from the process before on this channel.
     TakeParcels(Box<ouro_restart::Connection>),
@@ -72,6 +73,8 @@ pub enum Report {
     Paused,
     /// The queues of all listeners of a [`Message::Release`] are empty, and these are closed.
     Released,
+    /// No idle connection to an origin is left, after [`Message::HandOver`].
+    PoolsMoved,
 }
 
 /// Connections of the whole process and of each listener; shared by all workers, touched once per connection.

@@ -52,6 +52,39 @@ fn idle_connections_to_origins_are_counted_when_they_move() {
     );
 }
 
+/// An old process without a client ends only when its idle connections have gone.
+#[test]
+fn the_old_process_waits_until_its_idle_connections_have_moved() {
+    let origin = Origin::new();
+    let mut chain = Chain::http(Config::to([origin.addr()]));
+    let mut clients: Vec<_> = (0..100).map(|_| chain.client()).collect();
+    for client in &clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let mut far: Vec<_> = clients.iter().map(|_| origin.accept()).collect();
+    for far in &mut far {
+        far.head();
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+    for client in &mut clients {
+        client.head();
+        client.expect("ok");
+    }
+    drop(clients);
+    expect_nothing_active(chain.instance.base_id());
+    for restarts in 1..=5 {
+        chain.restart();
+        expect(
+            chain.instance.base_id(),
+            &[
+                ("server.handover.upstream_idle_moved", 100 * restarts),
+                ("server.handover.upstream_idle_taken", 100 * restarts),
+                ("server.handover.upstream_idle_closed", 0),
+            ],
+        );
+    }
+}
+
 #[test]
 fn what_is_refused_is_counted_by_its_reason() {
     let (chain, _origin, mut all) = chain(9);

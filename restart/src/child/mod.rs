@@ -243,10 +243,12 @@ impl Child {
                 self.log(Level::Debug, format!("the old process has {} connections", progress.connections));
             }
             Message::HandoverDone(done) => {
-                let text = format!(
-                    "the old process is done: {} connections moved, {} are cut",
-                    done.moved, done.cut
-                );
+                let text = match done.cut {
+                    0 => {
+                        format!("the old process is done: its {} connections have moved or ended", done.moved)
+                    }
+                    cut => format!("the old process has no more time: {cut} of its connections are cut off"),
+                };
                 self.log(Level::Info, text);
                 self.on_handover_done(now);
             }

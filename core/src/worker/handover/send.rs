@@ -18,7 +18,7 @@ use crate::base::limits;
 use crate::proxy::IdleParcel;
 use crate::ring::{Link, Ring, Socket, TaskId};
 use crate::stats::HandoverScope;
-use crate::worker::Shared;
+use crate::worker::{Report, Shared};
 
 /// Connections that stay, of each worker and attempt, that are told in the log one by one; all are counted.
 const LOGGED_STAYS: usize = 64;
@@ -265,6 +265,7 @@ async fn move_idle(shared: Rc<Shared>, mover: Rc<Mover>) {
             shared.handovers.inc(HandoverScope::IDLE_CLOSED);
         }
     }
+    (shared.report)(Report::PoolsMoved);
 }
 
 fn take_answers(connection: &mut Connection, mover: &Mover, ring: &Ring) -> Result<usize, String> {
