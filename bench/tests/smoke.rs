@@ -116,6 +116,37 @@ fn wrong_answers_are_noticed() {
 }
 
 #[test]
+fn a_short_soak_has_nothing_to_complain_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("soak.json");
+    let line = "soak --restarts 3 --workers 1,2 --configs --echo 20 --websocket 5 --http 5 --short 2 --uploads 2 \
+                --downloads 2 --bytes 1MiB --speed 256KiB";
+    let output = bench(folder.path(), line).arg("--json").arg(&json).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let outcome = read(&json);
+    assert_eq!(outcome["problems"].as_array().unwrap().len(), 0);
+    assert_eq!(outcome["restarts"].as_array().unwrap().len(), 3);
+    for kind in outcome["kinds"].as_array().unwrap() {
+        assert!(kind["done"].as_u64().unwrap() > 0, "{kind:#}");
+    }
+    std::fs::remove_file(json).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "temporary files are left");
+}
+
+#[test]
+fn round_trips_are_timed_during_a_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("pause.json");
+    // A busy machine makes pauses of its own: what is looked at is that there is a number.
+    let line = "pause --pairs 50 --pair-every 20ms --restarts 2 --every 700ms --p99 10s --worst 10s";
+    let output = bench(folder.path(), line).arg("--json").arg(&json).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let windows = read(&json)["windows"].clone();
+    assert_eq!(windows.as_array().unwrap().len(), 3);
+    assert!(windows[0]["round_trips"].as_u64().unwrap() > 0, "{windows:#}");
+}
+
+#[test]
 fn an_interruption_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let line = "run --scenario small --subjects relay --rounds 1 --seconds 60 --own-origin";

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use ouro::base::clock::NEVER;
 use ouro::base::http::{BodyLength, Fields, Method};
+use ouro::base::random::Random;
+use ouro::config::model::Forwarding;
 use ouro::config::model::Protocol;
 use ouro::h1::{BodyDecoder, Decoded, HeadLimits, Parsed, parse_request, parse_response, write_chunk_header};
+use ouro::proxy::bench_api;
 use ouro::ring::{Ring, probe};
 use ouro::route::{RouteQuery, RouteTable};
 use ouro_shm::Block;
@@ -74,6 +77,24 @@ pub(super) const ALL: &[Case] = &[
         prepare: response_head,
         counted: Some(2000),
     },
+    Case {
+        name: "request-rewrite",
+        title: "write that request for the origin",
+        prepare: request_rewrite,
+        counted: Some(2000),
+    },
+    Case {
+        name: "response-rewrite",
+        title: "write that response for the client",
+        prepare: response_rewrite,
+        counted: Some(2000),
+    },
+    Case {
+        name: "chunk-headers",
+        title: "write 16 chunk headers",
+        prepare: chunk_headers,
+        counted: Some(2000),
+    },
     Case { name: "chunked", title: "decode 16 chunks of 4 KiB", prepare: chunked, counted: Some(1000) },
     Case {
         name: "route-10",
@@ -124,6 +145,66 @@ fn response_head() -> Result<Work, String> {
                 Ok(Parsed::Complete { head, .. }) => drop(black_box(head)),
                 other => return Err(format!("{other:?}")),
             }
+        }
+        Ok(())
+    }))
+}
+
+/// What a listener does to heads if its configuration says nothing of it.
+fn forwarding() -> Result<Forwarding, String> {
+    let text = "[[listeners]]\nname = \"web\"\naddress = \"127.0.0.1:1\"\n\
+                [[listeners.routes]]\nrespond = { status = 204 }\n";
+    let model = ouro::config::parse(text, "bench").map_err(|error| error.to_string())?;
+    let Protocol::Http(http) = &model.listeners[0].protocol else { return Err("not HTTP".into()) };
+    Ok(http.forwarding.clone())
+}
+
+fn request_rewrite() -> Result<Work, String> {
+    let (forwarding, mut random, mut fields) = (forwarding()?, Random::new(1), Fields::new());
+    let head = match parse_request(REQUEST, LIMITS, &mut fields) {
+        Ok(Parsed::Complete { head, .. }) => head,
+        other => return Err(format!("{other:?}")),
+    };
+    let (path, mut out) = (head.path.of(REQUEST).to_vec(), Vec::new());
+    Ok(Box::new(move |times| {
+        for _ in 0..times {
+            out.clear();
+            let received = (&head, black_box(REQUEST), &fields[..]);
+            bench_api::forward_request(&mut out, received, &path, &forwarding, &mut random);
+            black_box(&out);
+        }
+        if out.ends_with(b"\r\n\r\n") { Ok(()) } else { Err("not a head".into()) }
+    }))
+}
+
+fn response_rewrite() -> Result<Work, String> {
+    let (forwarding, mut fields) = (forwarding()?, Fields::new());
+    let head = match parse_response(RESPONSE, Method::Get, LIMITS, &mut fields) {
+        Ok(Parsed::Complete { head, .. }) => head,
+        other => return Err(format!("{other:?}")),
+    };
+    let mut out = Vec::new();
+    Ok(Box::new(move |times| {
+        for _ in 0..times {
+            out.clear();
+            let received = (&head, black_box(RESPONSE), &fields[..]);
+            bench_api::forward_response(&mut out, received, head.body, &forwarding);
+            black_box(&out);
+        }
+        if out.ends_with(b"\r\n\r\n") { Ok(()) } else { Err("not a head".into()) }
+    }))
+}
+
+#[allow(clippy::unnecessary_wraps)] // as the others do
+fn chunk_headers() -> Result<Work, String> {
+    let mut out = Vec::new();
+    Ok(Box::new(move |times| {
+        for _ in 0..times {
+            out.clear();
+            for _ in 0..CHUNKS {
+                write_chunk_header(&mut out, black_box(CHUNK_BYTES));
+            }
+            black_box(&out);
         }
         Ok(())
     }))

@@ -8,7 +8,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Plan, Work};
@@ -309,12 +308,6 @@ pub(crate) fn nginx_argv(program: &Path, folder: &Path, file: &Path) -> Vec<OsSt
     let errors = folder.join("error.log");
     let [prefix, error, config] = ["-p", "-e", "-c"].map(OsString::from);
     vec![program.into(), prefix, folder.into(), error, errors.into(), config, file.into()]
-}
-
-/// Whether a program knows an option.
-pub(crate) fn offers(program: &Path, option: &str) -> bool {
-    let output = Command::new(program).arg("--help").stdin(Stdio::null()).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(option))
 }
 
 /// An address on this machine.

@@ -18,8 +18,10 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(5);
 /// A way to restart a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Way {
-    /// Ouro's hot restart.
+    /// Ouro's hot restart: connections move.
     Ouro,
+    /// Ouro's hot restart with `--handover drain`.
+    OuroDrain,
     /// nginx: SIGHUP, new workers from the same program.
     NginxHup,
     /// nginx: SIGUSR2 and SIGQUIT, a new program.
@@ -34,13 +36,21 @@ pub(crate) enum Way {
 
 impl Way {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Ouro, Self::NginxHup, Self::NginxUsr2, Self::Haproxy, Self::Envoy, Self::Sozu];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ouro,
+        Self::OuroDrain,
+        Self::NginxHup,
+        Self::NginxUsr2,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::Sozu,
+    ];
 
     /// Name on the command line and in results.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ouro => "ouro",
+            Self::OuroDrain => "ouro-drain",
             Self::NginxHup => "nginx-hup",
             Self::NginxUsr2 => "nginx-usr2",
             Self::Haproxy => "haproxy",
@@ -52,7 +62,7 @@ impl Way {
     /// Whose program it is.
     pub(crate) const fn subject(self) -> Subject {
         match self {
-            Self::Ouro => Subject::Ouro,
+            Self::Ouro | Self::OuroDrain => Subject::Ouro,
             Self::NginxHup | Self::NginxUsr2 => Subject::Nginx,
             Self::Haproxy => Subject::Haproxy,
             Self::Envoy => Subject::Envoy,
@@ -115,15 +125,12 @@ impl Driver {
             .with("OLD_LIVES_S", old_lives.as_secs())
             .with("DAEMON", if way == Way::NginxUsr2 { "on" } else { "off" });
         let suffix = match way {
-            Way::Ouro | Way::Sozu => "toml",
+            Way::Ouro | Way::OuroDrain | Way::Sozu => "toml",
             Way::NginxHup | Way::NginxUsr2 => "conf",
             Way::Haproxy => "cfg",
             Way::Envoy => "yaml",
         };
         let file = values.write(&format!("{}-restart.{suffix}", way.subject()), folder)?;
-        if way == Way::Ouro && !peers::offers(&found.program, "--restart-epoch") {
-            return Err("not yet: this ouro has no hot restart".into());
-        }
         let mut driver = Self {
             way,
             found: found.clone(),
@@ -178,7 +185,7 @@ impl Driver {
                 let socket = self.folder.join("haproxy.sock").to_string_lossy().into_owned();
                 self.launch(&["-x".into(), socket, "-sf".into(), current.to_string()])?;
             }
-            Way::Ouro | Way::Envoy => {
+            Way::Ouro | Way::OuroDrain | Way::Envoy => {
                 self.epoch += 1;
                 self.launch(&[])?;
             }
@@ -257,11 +264,12 @@ impl Driver {
                 "--concurrency 1 -l error --base-id {base_id} --restart-epoch {epoch} --drain-time-s {drain} \
                  --parent-shutdown-time-s {shutdown} -c"
             ),
-            Way::Ouro => {
+            Way::Ouro | Way::OuroDrain => {
+                let handover = if self.way == Way::Ouro { "live" } else { "drain" };
                 let epoch = if epoch == 0 { "0" } else { "auto" };
                 format!(
                     "--concurrency 1 -l warn --base-id {base_id} --restart-epoch {epoch} --drain-time-s {drain} \
-                     --parent-shutdown-time-s {shutdown} -c"
+                     --handover {handover} --parent-shutdown-time-s {shutdown} -c"
                 )
             }
         };
@@ -301,6 +309,10 @@ impl Drop for Driver {
         // The newest first: an old one that ends does not matter to it, but the other way round it may.
         while let Some(process) = self.processes.pop() {
             drop(process);
+        }
+        if matches!(self.way, Way::Ouro | Way::OuroDrain) {
+            // What was counted outlives the processes, so that it can be read; nobody will.
+            let _ = ouro_shm::Segment::unlink(self.base_id);
         }
         if self.way == Way::Envoy {
             // It leaves its shared memory behind.

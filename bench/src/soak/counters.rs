@@ -30,11 +30,15 @@ pub(super) struct Compared {
 ///
 /// # Errors
 /// When the segment cannot be read.
-pub(super) fn compare(base_id: u32, shared: &Shared) -> Result<Vec<Compared>, String> {
+pub(super) fn compare(
+    base_id: u32,
+    shared: &Shared,
+    one_configuration: bool,
+) -> Result<Vec<Compared>, String> {
     let segment = Segment::attach_existing(base_id).map_err(|error| format!("counters: {error}"))?;
     let end = Instant::now() + PATIENCE;
     loop {
-        let compared = read(&segment.snapshot(&ReadOptions::default()), shared);
+        let compared = read(&segment.snapshot(&ReadOptions::default()), shared, one_configuration);
         if compared.iter().all(|one| one.ouro == one.counted) || Instant::now() > end {
             return Ok(compared);
         }
@@ -43,7 +47,7 @@ pub(super) fn compare(base_id: u32, shared: &Shared) -> Result<Vec<Compared>, St
     }
 }
 
-fn read(snapshot: &Snapshot, shared: &Shared) -> Vec<Compared> {
+fn read(snapshot: &Snapshot, shared: &Shared, one_configuration: bool) -> Vec<Compared> {
     let of = |scope: &str, label: &str, metric: &str| {
         let entities = snapshot.entities.iter();
         let entities = entities.filter(|entity| entity.scope.name == scope);
@@ -64,9 +68,7 @@ fn read(snapshot: &Snapshot, shared: &Shared) -> Vec<Compared> {
         one("http.web.downstream_rq_total", web("downstream_rq_total"), requests),
         one("http.web.downstream_rq_1xx", web("downstream_rq_1xx"), upgrades.answered),
         one("http.web.downstream_cx_upgrades_total", web("downstream_cx_upgrades_total"), upgrades.answered),
-        one("cluster.*.upstream_rq_total", of("cluster", "*", "upstream_rq_total"), {
-            shared.origin.requests.load(Ordering::Relaxed)
-        }),
+        one("http.web.rq_total", web("rq_total"), shared.origin.requests.load(Ordering::Relaxed)),
         one("tcp.tcp.downstream_cx_total", relay("downstream_cx_total"), shared.sum(tcp, |c| c.connects)),
         one("tcp.tcp.downstream_cx_rx_bytes_total", relay("downstream_cx_rx_bytes_total"), {
             shared.sum(tcp, |counts| counts.sent)
@@ -81,6 +83,15 @@ fn read(snapshot: &Snapshot, shared: &Shared) -> Vec<Compared> {
         one("tcp.tcp.downstream_cx_active", relay("downstream_cx_active"), 0),
         one("cluster.*.upstream_rq_active", of("cluster", "*", "upstream_rq_active"), 0),
     ];
+    // What a cluster has counted goes with it when a configuration has it no more.
+    if one_configuration {
+        let sent = of("cluster", "*", "upstream_rq_total");
+        compared.push(one(
+            "cluster.*.upstream_rq_total",
+            sent,
+            shared.origin.requests.load(Ordering::Relaxed),
+        ));
+    }
     // A transfer that its client gave up was answered or not, as it happened.
     if shared.clients.finish {
         compared.push(one("http.web.downstream_rq_2xx", web("downstream_rq_2xx"), answered));

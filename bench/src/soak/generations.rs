@@ -26,8 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one may take to end when it is asked to.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
+/// With live handover, an old process that lives longer is looked at.
+const OLD_MAY_LIVE: Duration = Duration::from_secs(1);
+
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
+
+/// State of a socket in `/proc/net/tcp`.
+const LISTENING: &str = "0A";
 
 /// Lines of the logs that are shown.
 const MAX_LINES: usize = 12;
@@ -48,6 +54,7 @@ pub(super) struct Setup {
     /// Of drains, seconds.
     pub(super) drain_time_s: u64,
     pub(super) old_lives_s: u64,
+    pub(super) log_level: String,
 }
 
 /// One restart.
@@ -147,8 +154,17 @@ impl Generations {
         });
         if self.setup.handover == HandoverMode::Live && !overlap {
             let end = Instant::now() + PATIENCE;
+            let mut late = Some(committed + OLD_MAY_LIVE);
             while self.list[old].ended.is_none() {
                 self.look()?;
+                if late.take_if(|late| Instant::now() > *late).is_some() {
+                    let text = describe(pid_of(&self.list[old].child));
+                    self.problems.push(format!(
+                        "restart to epoch {}: {} ms after the commit the old process still has {text}",
+                        self.list[new].epoch,
+                        OLD_MAY_LIVE.as_millis()
+                    ));
+                }
                 if Instant::now() > end {
                     let text = format!("the old process lives {} s after the commit", PATIENCE.as_secs());
                     self.problems.push(format!("restart to epoch {}: {text}", self.list[new].epoch));
@@ -253,15 +269,31 @@ impl Generations {
         (number, lines)
     }
 
+    /// Copies the logs into a folder, one file for each epoch.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub(super) fn keep_logs(&self, folder: &Path) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        for generation in &self.list {
+            std::fs::copy(&generation.log, folder.join(format!("{}.log", generation.epoch)))
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
     fn launch(&mut self) -> Result<(), String> {
         let epoch = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         let (workers, configuration) = self.turn(epoch);
-        let Setup { program, folder, base_id, configs, cpus, drain_time_s, old_lives_s, .. } = &self.setup;
+        let Setup { program, folder, base_id, configs, cpus, drain_time_s, old_lives_s, log_level, .. } =
+            &self.setup;
         let handover = match self.setup.handover {
             HandoverMode::Live => "live",
             HandoverMode::Drain => "drain",
         };
-        let mut line = format!("--concurrency {workers} -l warn --base-id {base_id} --restart-epoch {epoch}");
+        let mut line =
+            format!("--concurrency {workers} -l {log_level} --base-id {base_id} --restart-epoch {epoch}");
         // A string takes everything.
         let _ = write!(line, " --handover {handover} --parent-shutdown-time-s {old_lives_s}");
         let _ = write!(line, " --drain-time-s {drain_time_s} --drain-strategy immediate -c");
@@ -370,6 +402,42 @@ impl Drop for Generations {
         // What was counted is read by now.
         let _ = ouro_shm::Segment::unlink(self.setup.base_id);
     }
+}
+
+/// The connections that a process has open, with what lies in their queues (to send:received, hexadecimal).
+fn describe(pid: i32) -> String {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+    let inodes: Vec<String> = targets
+        .filter_map(|target| {
+            Some(target.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
+        })
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let port = |field: &str| {
+        field.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok()).unwrap_or_default()
+    };
+    let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if let (Some(own), Some(peer), Some(state), Some(queues), Some(inode)) =
+            (fields.get(1), fields.get(2), fields.get(3), fields.get(4), fields.get(9))
+            && inodes.iter().any(|known| known == inode)
+        {
+            if *state == LISTENING {
+                listeners.push(port(own));
+                continue;
+            }
+            sockets
+                .push((port(own), format!("{} to {} state {state} queues {queues}", port(own), port(peer))));
+        }
+    }
+    // Those of clients first: the others are there for them.
+    sockets.sort_by_key(|(port, _)| !listeners.contains(port));
+    let number = sockets.len();
+    sockets.truncate(MAX_LINES);
+    let texts: Vec<String> = sockets.into_iter().map(|(_, text)| text).collect();
+    format!("{number} TCP connections: {}", texts.join(", "))
 }
 
 fn pid_of(child: &Child) -> i32 {

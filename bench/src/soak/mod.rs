@@ -99,6 +99,7 @@ fn soak(options: &Restarts, clients: Clients) -> Result<Outcome, String> {
         handover: options.handover,
         drain_time_s: options.drain_time,
         old_lives_s: options.old_lives,
+        log_level: options.log_level.clone(),
     })?;
     let shared = Arc::new(Shared::new(clients, seed, ports[0], ports[1]));
     let mut threads = Threads::start(&shared, listeners)?;
@@ -115,7 +116,7 @@ fn soak(options: &Restarts, clients: Clients) -> Result<Outcome, String> {
     if healthy {
         eprintln!("clients finish …");
         problems.extend(threads.finish(&shared, &mut generations, options.finish_within)?);
-        compared = counters::compare(base_id, &shared)?;
+        compared = counters::compare(base_id, &shared, !options.configs)?;
         problems.extend(look_for_leftovers(options, &mut generations, base_id)?);
     }
     shared.abort();
@@ -125,6 +126,9 @@ fn soak(options: &Restarts, clients: Clients) -> Result<Outcome, String> {
         problems.extend(generations.finish()?);
     }
     let (lines, log) = generations.log_lines();
+    if let Some(logs) = &options.logs {
+        generations.keep_logs(logs)?;
+    }
     let mut outcome = Outcome {
         command: report::command(),
         machine: Machine::describe(),

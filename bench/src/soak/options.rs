@@ -33,7 +33,7 @@ Exit codes: 0 nothing to complain of, 1 something was not as it must be, 2 wrong
 
 /// Options of `ouro-bench soak`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Options {
     #[command(flatten)]
     pub(super) restarts: Restarts,
@@ -80,7 +80,7 @@ pub(crate) struct Options {
 
 /// Options of `ouro-bench pause`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = PAUSE_EXAMPLES)]
+#[command(after_help = PAUSE_EXAMPLES, args_override_self = true)]
 #[command(mut_arg("restarts", |arg| arg.default_value("5")), mut_arg("every", |arg| arg.default_value("3s")))]
 pub(crate) struct PauseOptions {
     #[command(flatten)]
@@ -138,6 +138,12 @@ pub(crate) struct Restarts {
     /// Sizes, pauses and content of another run again [default: a new one].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// How much Ouro logs.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(super) log_level: String,
+    /// Keep what the processes logged in this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(super) logs: Option<PathBuf>,
     /// Program of the proxy [default: `ouro` beside this program].
     #[arg(long, value_name = "PATH")]
     pub(super) ouro: Option<PathBuf>,

@@ -201,11 +201,10 @@ impl Pace {
 
     /// Waits until these bytes are due.
     pub(super) async fn wait(&mut self, bytes: usize) {
-        if self.speed > 0 {
+        // Without a limit nothing has to be waited for.
+        if let Some(micros) = (bytes as u64).saturating_mul(1_000_000).checked_div(self.speed) {
             // What was missed is not made up for: a burst would hide how long something stood still.
-            self.next = self.next.max(Instant::now());
-            let micros = (bytes as u64).saturating_mul(1_000_000) / self.speed;
-            self.next += Duration::from_micros(micros);
+            self.next = self.next.max(Instant::now()) + Duration::from_micros(micros);
             sleep_until(self.next).await;
         }
     }

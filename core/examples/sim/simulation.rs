@@ -62,9 +62,12 @@ impl Disturbances {
 }
 
 /// How a run went.
+#[derive(Default)]
 pub struct Summary {
     pub violations: Vec<String>,
     pub counts: Vec<(String, u64)>,
+    /// States in which sessions have waited: how often, and how often they were dropped there.
+    pub awaits: Vec<(String, (u64, u64))>,
     pub trace: Vec<String>,
     pub virtual_ms: u64,
     pub turns: u64,
@@ -252,6 +255,7 @@ impl Simulation {
         violations.extend(world.violations().iter().cloned());
         Summary {
             violations,
+            awaits: world.awaits().iter().map(|(state, counts)| (state.clone(), *counts)).collect(),
             counts: world.counts().iter().map(|(what, count)| (what.to_string(), *count)).collect(),
             trace: world.trace().map(String::from).collect(),
             virtual_ms: world.now() / 1000,
@@ -290,7 +294,15 @@ impl Simulation {
             let starved = now > LIMIT_US || self.draining_since.is_some_and(|since| now > since + END_US);
             let next = self.next_time();
             match next {
-                Some(at) if !starved => sim::with(|world| world.advance_to(at)),
+                Some(at) if !starved => {
+                    if at / 10_000_000 > now / 10_000_000 {
+                        for process in &self.processes {
+                            let stats = process.running.as_ref().map(Running::ring_stats);
+                            sim::with(|world| world.note(|| format!("time passes: {stats:?}")));
+                        }
+                    }
+                    sim::with(|world| world.advance_to(at));
+                }
                 _ => return Err(self.describe_starved()),
             }
         }

@@ -108,6 +108,8 @@ struct TcpPeer {
     sent: usize,
     ending: Ending,
     has_ended: bool,
+    /// It ends its stream only when the other one has ended: that one must arrive.
+    waits_for_end: bool,
     starts_at: u64,
     /// The key of the stream that comes, as far as it has come.
     head: Vec<u8>,
@@ -126,7 +128,8 @@ impl TcpPeer {
         let key = random.next_u64() | 1;
         let total =
             KEY_BYTES + [random.below(40), random.below(3_000), random.below(60_000)][random.below(3)];
-        let ending = if random.below(8) == 0 { Ending::Reset } else { Ending::Fin };
+        let resets = if random.below(4) == 0 { 2 } else { 12 };
+        let ending = if random.below(resets) == 0 { Ending::Reset } else { Ending::Fin };
         book.borrow_mut().all.insert(key, Stream::default());
         let starts_at = if end.is_none() { random.below(40_000) as u64 } else { 0 };
         Self {
@@ -139,6 +142,7 @@ impl TcpPeer {
             sent: 0,
             ending,
             has_ended: false,
+            waits_for_end: end.is_some() && random.below(3) == 0,
             starts_at,
             head: Vec::new(),
             received: 0,
@@ -176,7 +180,7 @@ impl TcpPeer {
             }
             self.writes_at = self.pause(now);
         }
-        if self.sent == self.total && !self.has_ended {
+        if self.sent == self.total && !self.has_ended && (self.eof || !self.waits_for_end) {
             self.has_ended = true;
             match self.ending {
                 Ending::Fin => {
@@ -304,6 +308,9 @@ impl Peer for TcpPeer {
         self.write(end, now);
         if !self.done {
             self.read(end, now);
+        }
+        if self.eof && !self.done {
+            self.write(end, now);
         }
         if self.has_ended && self.eof && !self.done {
             self.done = true;

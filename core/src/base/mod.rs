@@ -5,5 +5,6 @@
 pub mod clock;
 pub mod http;
 pub mod limits;
+pub mod mutation;
 pub mod random;
 pub mod slots;

@@ -8,6 +8,8 @@
 //! Knows nothing of listeners, threads or signals.
 
 mod access_log;
+#[doc(hidden)]
+pub mod bench_api;
 mod context;
 mod headers;
 pub mod http1;

@@ -127,6 +127,8 @@ impl Tcp {
                     Link::Connecting if now < expires => {
                         let client_gone = self.down.status().recv_error != 0;
                         if client_gone {
+                            // Or cut off by ourselves, which must not look like an empty answer.
+                            self.down.reset_at_close();
                             self.log("client gone");
                             return Err(Step::Done);
                         }

@@ -22,6 +22,7 @@ use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
 use super::{Kernel, sys};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::{SlotId, Slots};
 
 /// A listening socket with a multishot accept.
@@ -362,7 +363,7 @@ impl Driver {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         slot.dirty = false;
         if slot.closing {
-            if slot.is_joined() {
+            if slot.is_joined() || is_on(Mutation::ClosedBeforeJoined) {
                 self.finish_close(id);
             }
             return;
@@ -488,7 +489,8 @@ impl Driver {
             slot.recv = Recv::Idle;
         }
         // Nothing may follow an error: the stream has a gap there.
-        if slot.closing || slot.recv_error != 0 {
+        let is_lost = is_on(Mutation::LostLateCompletion) && slot.recv == Recv::Cancelling;
+        if slot.closing || slot.recv_error != 0 || is_lost {
             if let Some(buffer) = buffer {
                 self.pool.give_back(buffer, nobody);
             }
@@ -517,7 +519,12 @@ impl Driver {
                 }
             }
             (0, buffer) => {
-                slot.eof = true;
+                // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
+                if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) {
+                    slot.recv_error = libc::ECONNRESET;
+                } else {
+                    slot.eof = true;
+                }
                 if let Some(buffer) = buffer {
                     self.pool.give_back(buffer, nobody);
                 }
@@ -570,7 +577,8 @@ impl Driver {
         match usize::try_from(result) {
             Ok(sent @ 1..) => {
                 slot.activity = self.now;
-                self.links.consume(&mut slot.output, sent);
+                let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
+                self.links.consume(&mut slot.output, all);
                 let wake =
                     slot.frozen || slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
                 if !slot.output.is_empty() || slot.shutdown {

@@ -20,6 +20,7 @@ use prost::Message as _;
 use super::Shared;
 use crate::base::clock::NEVER;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::proxy::{Session, Step};
 use crate::ring::{Link, Ring, Socket};
 use crate::stats::HandoverScope;
@@ -97,6 +98,8 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
             mover.leave(&ring);
             match moved {
                 Ok(()) => {
+                    #[cfg(feature = "sim")]
+                    super::probe::count_await(session, true);
                     shared.handovers.inc(HandoverScope::CX_MOVED);
                     session.set_moved();
                     return;
@@ -107,6 +110,8 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
             // Something may have happened meanwhile.
             continue;
         }
+        #[cfg(feature = "sim")]
+        super::probe::count_await(session, false);
         ring.wait(deadline).await;
     }
 }
@@ -123,7 +128,7 @@ async fn move_away(session: &mut impl Session, mover: &Mover, ring: &Ring) -> Re
         ring.wait(NEVER).await;
     }
     let moved = give(session, mover, ring).await;
-    if moved.is_err() {
+    if moved.is_err() && !is_on(Mutation::ThawForgotten) {
         sockets().for_each(Socket::thaw);
     }
     moved

@@ -5,6 +5,8 @@
 
 mod accept;
 mod handover;
+#[cfg(feature = "sim")]
+mod probe;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

@@ -1,7 +1,12 @@
 //! The next process is another one: fewer workers, another configuration.
 
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::chain::{Chain, End, OPTIONS, Origin};
 use crate::support::stats::{expect, expect_nothing_active};
+use crate::support::wire::{Socket, Wire};
 use crate::support::{Config, free_address};
 
 #[track_caller]
@@ -161,4 +166,265 @@ fn nothing_moves_where_connections_drain() {
     drop((client, far));
     old.expect_exit(0, "stopped");
     expect_nothing_active(chain.instance.base_id());
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// An exchange up to some point and from there to its end.
+struct Phase {
+    name: &'static str,
+    request: &'static str,
+    /// What the origin gets of the body, and answers, before the restarts; the client sees the head of that, and the rest.
+    at_origin: &'static str,
+    answer: &'static str,
+    at_client: &'static str,
+    /// The same afterwards, after the client has sent the rest of its request.
+    rest: &'static str,
+    rest_at_origin: &'static str,
+    rest_of_answer: &'static str,
+    rest_at_client: &'static str,
+}
+
+const NOTHING: Phase = Phase {
+    name: "waiting for the response",
+    request: "GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+    at_origin: "",
+    answer: "",
+    at_client: "",
+    rest: "",
+    rest_at_origin: "",
+    rest_of_answer: OK,
+    rest_at_client: "ok",
+};
+
+const PHASES: [Phase; 9] = [
+    NOTHING,
+    Phase {
+        name: "upload of known length",
+        request: "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello",
+        at_origin: "hello",
+        rest: "world",
+        rest_at_origin: "world",
+        ..NOTHING
+    },
+    Phase {
+        name: "upload in chunks",
+        request: "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        at_origin: "5\r\nhello\r\n",
+        rest: "2\r\nyo\r\n0\r\nX-T: 1\r\n\r\n",
+        rest_at_origin: "2\r\nyo\r\n0\r\nX-T: 1\r\n\r\n",
+        ..NOTHING
+    },
+    Phase {
+        name: "upload with trailers that is over",
+        request: "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
+        at_origin: "5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
+        ..NOTHING
+    },
+    Phase {
+        name: "after an interim response",
+        answer: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        ..NOTHING
+    },
+    Phase {
+        name: "download of known length",
+        answer: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+        at_client: "hello",
+        rest_of_answer: "world",
+        rest_at_client: "world",
+        ..NOTHING
+    },
+    Phase {
+        name: "download in chunks",
+        answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        at_client: "5\r\nhello\r\n",
+        rest_of_answer: "0\r\n\r\n",
+        rest_at_client: "0\r\n\r\n",
+        ..NOTHING
+    },
+    Phase {
+        name: "expectation",
+        request: "POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        answer: "HTTP/1.1 100 Continue\r\n\r\n",
+        rest: "hello",
+        rest_at_origin: "hello",
+        ..NOTHING
+    },
+    Phase {
+        name: "tunnel",
+        request: "GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        answer: "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi",
+        at_origin: "",
+        at_client: "hi",
+        rest: "up",
+        rest_at_origin: "up",
+        rest_of_answer: "down",
+        rest_at_client: "down",
+    },
+];
+
+/// Answers every request with two bytes.
+fn serve_ok() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut wire = Wire::new(Socket::new(stream));
+                while let Ok(Some(_)) = wire.read_request_head() {
+                    wire.send(OK.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+/// All phases at once, while others ask as fast as they can: to one worker and back, with the configuration before and
+/// with one that has neither the route nor the cluster nor the endpoint any more.
+#[test]
+fn every_phase_moves_under_load_to_other_workers_and_another_configuration() {
+    let (old, new, busy) = (Origin::new(), Origin::new(), serve_ok());
+    let text = |origin: &Origin, name: &str, upgrades: &str| {
+        Config::to([origin.addr()])
+            .listener(upgrades)
+            .routes(&format!(
+                "[[listeners.routes]]\npath_prefix = \"/load\"\ncluster = \"busy\"\n\
+                 [[listeners.routes]]\ncluster = \"{name}\"\n"
+            ))
+            .extra(&format!("[[clusters]]\nname = \"busy\"\nendpoints = [\"{busy}\"]\n"))
+    };
+    let options = |workers: u32| {
+        format!("{} --handover live --concurrency {workers}", OPTIONS.replace("--concurrency 1", ""))
+    };
+    let before = text(&old, "origin", "upgrades = [\"websocket\"]");
+    let mut chain = Chain::start(&before, &options(2), Config::http);
+    let enough = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (mut client, enough) = (chain.client(), Arc::clone(&enough));
+            std::thread::spawn(move || {
+                let mut count = 0_u64;
+                while !enough.load(Ordering::Relaxed) {
+                    client.send("GET /load HTTP/1.1\r\nHost: a\r\n\r\n");
+                    let head = client.head().to_lowercase();
+                    assert!(head.starts_with("http/1.1 200 ") && !head.contains("close"), "{head}");
+                    client.expect("ok");
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let mut open = Vec::new();
+    for phase in PHASES.iter().cycle().take(3 * PHASES.len()) {
+        let mut client = chain.client();
+        client.send(phase.request);
+        let mut far = old.accept();
+        far.head();
+        far.expect(phase.at_origin);
+        far.send(phase.answer);
+        if !phase.answer.is_empty() {
+            client.head();
+        }
+        client.expect(phase.at_client);
+        open.push((phase, client, far));
+    }
+    let cut: Vec<_> = (0..3).map(|_| chain.client()).collect();
+    cut.iter().for_each(|client| client.send_taken("GET /cut HTTP/1.1\r\nHo"));
+    for workers in [1, 2] {
+        chain.instance = chain.instance.options(&options(workers));
+        chain.restart();
+    }
+    let address = format!("address = \"{}\"", chain.address);
+    let after = text(&new, "another", "")
+        .listener(&address)
+        .http()
+        .replace("name = \"origin\"", "name = \"another\"");
+    chain.instance.configure(&after);
+    for workers in [1, 2] {
+        chain.instance = chain.instance.options(&options(workers));
+        chain.restart();
+    }
+    for (phase, client, far) in &mut open {
+        println!("{}", phase.name);
+        client.send(phase.rest);
+        far.expect(phase.rest_at_origin);
+        far.send(phase.rest_of_answer);
+        if phase.rest_of_answer.starts_with("HTTP/") {
+            assert!(client.head().starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        client.expect(phase.rest_at_client);
+        if phase.name == "tunnel" {
+            continue;
+        }
+        // What follows obeys the new configuration.
+        client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut next = new.accept();
+        assert!(next.head().starts_with("GET /next "));
+        next.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        assert!(client.head().starts_with("HTTP/1.1 200 OK\r\n"));
+        client.expect("ok");
+    }
+    for mut client in cut {
+        client.send("st: a\r\n\r\n");
+        let mut far = new.accept();
+        assert!(far.head().starts_with("GET /cut "));
+        far.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        client.head();
+        client.expect("ok");
+    }
+    enough.store(true, Ordering::Relaxed);
+    for thread in load {
+        println!("{} requests", thread.join().unwrap());
+    }
+    drop(open);
+    expect_nothing_active(chain.instance.base_id());
+    expect(chain.instance.base_id(), &[("server.handover.cx_stayed", 0), ("server.handover.cx_refused", 0)]);
+}
+
+/// Relays in full flow, while their number of workers, their endpoint and their cluster change.
+#[test]
+fn relays_in_full_flow_move_to_other_workers_and_another_configuration() {
+    let (old, new) = (Origin::new(), Origin::new());
+    let options = |workers: u32| {
+        format!("{} --handover live --concurrency {workers}", OPTIONS.replace("--concurrency 1", ""))
+    };
+    let mut chain = Chain::start(&Config::to([old.addr()]), &options(2), Config::tcp);
+    let mut threads = Vec::new();
+    let enough = Arc::new(AtomicBool::new(false));
+    for number in 0..8_u32 {
+        let (mut client, mut far) = tcp_pair(chain.client(), &old);
+        let enough = Arc::clone(&enough);
+        threads.push(std::thread::spawn(move || {
+            let mut count = 0;
+            while !enough.load(Ordering::Relaxed) {
+                let up = format!("<{number}.{count}>").repeat(1 + count % 3000);
+                client.send(&up);
+                far.send(&up);
+                far.expect(&up);
+                client.expect(&up);
+                count += 37;
+            }
+            count
+        }));
+    }
+    let address = format!("address = \"{}\"", chain.address);
+    let other = Config::to([new.addr()]).listener(&address).tcp().replace("\"origin\"", "\"another\"");
+    for (restart, workers) in [1, 2, 1, 2, 2, 1].into_iter().enumerate() {
+        if restart == 2 {
+            chain.instance.configure(&other);
+        }
+        chain.instance = chain.instance.options(&options(workers));
+        chain.restart();
+    }
+    enough.store(true, Ordering::Relaxed);
+    for thread in threads {
+        assert!(thread.join().unwrap() > 0);
+    }
+    let (mut client, mut far) = tcp_pair(chain.client(), &new);
+    work(&mut client, &mut far);
+    drop((client, far));
+    expect_nothing_active(chain.instance.base_id());
+    expect(chain.instance.base_id(), &[("server.handover.cx_stayed", 0)]);
 }

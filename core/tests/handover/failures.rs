@@ -1,5 +1,6 @@
 //! The new process fails while it takes connections: what it has not taken goes on in the old one.
 
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
@@ -181,6 +182,51 @@ fn what_was_taken_by_a_child_that_dies_is_not_driven_by_two() {
             true
         });
         assert_eq!((gone, all.len()), (3, 57), "round {round}");
+    }
+}
+
+/// Dies after so many, in batches of any size: those are lost and no others, and the rest goes on.
+#[test]
+fn a_child_that_dies_in_the_middle_has_just_what_it_has_answered_for() {
+    for (count, batch) in [(1, 1), (20, 7), (32, 32), (33, 1), (47, 16), (60, 5)] {
+        let (chain, origin, mut all) = chain(60);
+        let (peer, mut channel) = committed(&chain);
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            let some: Vec<_> = (0..batch.min(count - taken.len())).map(|_| parcel(&mut channel)).collect();
+            let accepted = some.iter().map(|(id, _)| *id).collect();
+            channel.send(&Frame::new(0, ParcelReply { accepted, refused: Vec::new() }), &[]).unwrap();
+            taken.extend(some);
+        }
+        // The parent knows: it has let go of them.
+        expect(chain.instance.base_id(), &[("server.handover.cx_moved", count as u64)]);
+        let clients: Vec<_> = taken
+            .iter()
+            .map(|(_, fds)| TcpStream::from(fds[0].try_clone().unwrap()).peer_addr().unwrap())
+            .collect();
+        drop((channel, peer, taken));
+        chain.newest.wait_log("serves again");
+        let (mut lost, mut kept): (Vec<_>, Vec<_>) =
+            all.drain(..).partition(|(client, _)| clients.contains(&client.local()));
+        assert_eq!((lost.len(), kept.len()), (count, 60 - count));
+        for (client, far) in &mut lost {
+            client.expect_gone();
+            far.expect_gone();
+        }
+        work(&mut kept);
+        kept.extend(pairs(&chain, &origin, 1));
+        expect(
+            chain.instance.base_id(),
+            &[
+                ("server.handover.cx_stayed", 60 - count as u64),
+                ("server.handover.cx_stayed_not_answered", 60 - count as u64),
+                ("tcp.web.downstream_cx_active", 61 - count as u64),
+                ("cluster.origin.upstream_cx_active", 61 - count as u64),
+            ],
+        );
+        let mut chain = chain;
+        chain.restart();
+        work(&mut kept);
     }
 }
 

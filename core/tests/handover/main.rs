@@ -10,6 +10,7 @@ mod chain;
 mod changes;
 mod failures;
 mod http1;
+mod moments;
 mod seeded;
 mod seeded_http;
 mod stays;

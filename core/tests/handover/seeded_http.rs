@@ -172,7 +172,7 @@ fn body(coding: Coding, bytes: u64, dice: &mut Dice) -> Vec<u8> {
         coded.extend(b"\r\n");
         rest = behind;
     }
-    coded.extend(if bytes % 2 == 0 { &b"0\r\n\r\n"[..] } else { b"0\r\nX-Sum: 1\r\n\r\n" });
+    coded.extend(if bytes.is_multiple_of(2) { &b"0\r\n\r\n"[..] } else { b"0\r\nX-Sum: 1\r\n\r\n" });
     coded
 }
 

@@ -109,7 +109,7 @@ impl Client {
         let body = pattern::bytes(id, 1 + self.random.below(most));
         let close = if close { "Connection: close\r\n" } else { "" };
         let length = body.len();
-        if turn % UPLOAD_EVERY == 0 {
+        if turn.is_multiple_of(UPLOAD_EVERY) {
             let head = format!(
                 "POST /upload/{id}/0 HTTP/1.1\r\nHost: bench.example.com\r\n{close}Content-Length: {length}\r\n\r\n"
             );

@@ -138,10 +138,19 @@ impl Client {
 
 /// Waits for something, but not for ever.
 async fn patiently<T>(what: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, Wrong> {
-    match timeout(PATIENCE, work).await {
+    within(PATIENCE, what, work).await
+}
+
+/// Waits for something, but only so long.
+async fn within<T>(
+    patience: Duration,
+    what: &str,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, Wrong> {
+    match timeout(patience, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(describe(what, &error)),
-        Err(_) => Err((Failure::TimedOut, format!("{what}: nothing for {} s", PATIENCE.as_secs()))),
+        Err(_) => Err((Failure::TimedOut, format!("{what}: nothing for {} s", patience.as_secs()))),
     }
 }
 

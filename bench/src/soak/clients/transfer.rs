@@ -3,12 +3,14 @@
 //! Of two clients, one keeps the pace itself and the other leaves that to the origin: so bytes pile up on either side of
 //! the proxy. Every other body is in chunks.
 
+use std::time::{Duration, Instant};
+
 use tokio::net::TcpStream;
 
 use super::super::pattern;
 use super::super::tally::Kind;
 use super::super::wire::{Body, Framing, Pace, Wire};
-use super::{Client, End, patiently};
+use super::{Client, End, PATIENCE, patiently, within};
 use crate::load::{Failure, Wrong};
 
 /// Bytes that are sent or taken at once.
@@ -16,6 +18,9 @@ const PIECE: usize = 32 * 1024;
 
 /// Pieces after which a client counts as ready: it is in the middle.
 const READY_AFTER: u64 = 4 * PIECE as u64;
+
+/// Bytes that the buffers of kernel and proxy hold, at most.
+const ON_THE_WAY: u64 = 64 * 1024 * 1024;
 
 /// A response of the origin to an upload, or a checksum, at most.
 const MAX_ANSWER: usize = 100;
@@ -29,9 +34,8 @@ impl Client {
                 self.shared.count(self.kind).closed_idle += 1;
                 return Ok(End::Closed);
             }
-            let sum = match self.send_body(&mut wire, turn, &mut ready).await? {
-                Some(sum) => sum,
-                None => return Ok(End::Over),
+            let Some(sum) = self.send_body(&mut wire, turn, &mut ready).await? else {
+                return Ok(End::Over);
             };
             let expected = format!("{} {sum:08x}\n", self.shared.clients.bytes);
             if self.short_answer(&mut wire, &expected).await? {
@@ -98,9 +102,8 @@ impl Client {
                 return Ok(End::Closed);
             }
             let id = self.turn_stream(turn);
-            let (sum, close) = match self.receive_body(&mut wire, id, &mut ready).await? {
-                Some(end) => end,
-                None => return Ok(End::Over),
+            let Some((sum, close)) = self.receive_body(&mut wire, id, &mut ready).await? else {
+                return Ok(End::Over);
             };
             self.shared.count(Kind::Download).done += 1;
             if close {
@@ -142,10 +145,15 @@ impl Client {
         self.shared.count(self.kind).answered += 1;
         let (mut position, mut sum) = (0, crc32fast::Hasher::new());
         let (mut pace, mut body) = (Pace::new(own), Body::new(head.framing));
+        let mut last = Instant::now();
         loop {
             let most = 1 + self.random.below(PIECE);
             let piece = patiently("receiving a download", wire.body(&mut body, most)).await;
-            let piece = piece.map_err(|(failure, text)| (failure, format!("{text}, at byte {position}")))?;
+            let piece = piece.map_err(|(failure, text)| {
+                let ms = last.elapsed().as_millis();
+                (failure, format!("{text}, at byte {position}, {ms} ms after the one before"))
+            })?;
+            last = Instant::now();
             let Some(piece) = piece else { break };
             if let Some(at) = pattern::differs(id, position, piece) {
                 return Err((Failure::Content, format!("byte {at} of a download")));
@@ -171,7 +179,11 @@ impl Client {
 
     /// Reads a short response that must be this. Returns whether the connection ends.
     async fn short_answer(&self, wire: &mut Wire, expected: &str) -> Result<bool, Wrong> {
-        let head = patiently("the answer to a transfer", wire.head(false)).await?;
+        // An origin that reads slowly has still to take all that lies in buffers on the way.
+        let speed = self.shared.clients.speed.max(1);
+        let patience =
+            PATIENCE + Duration::from_secs(self.shared.clients.bytes.min(ON_THE_WAY).div_ceil(speed));
+        let head = within(patience, "the answer to a transfer", wire.head(false)).await?;
         let head = head.ok_or_else(|| (Failure::Closed, "before the answer to a transfer".to_owned()))?;
         let (mut body, mut text) = (Body::new(head.framing), Vec::new());
         while let Some(piece) =
@@ -199,7 +211,7 @@ impl Client {
     /// Speeds of this client and of the origin; one of them is without limit.
     fn speeds(&self) -> (u64, u64) {
         let speed = self.shared.clients.speed;
-        if self.number % 2 == 0 { (speed, 0) } else { (0, speed) }
+        if self.number.is_multiple_of(2) { (speed, 0) } else { (0, speed) }
     }
 
     /// Every other one is odd, whoever keeps the pace.

@@ -43,6 +43,8 @@ pub struct Client {
     last: bool,
     /// The proxy has said that it will end this connection.
     announced: bool,
+    /// It may end without that, because an origin has answered early.
+    is_early: bool,
     shut: bool,
     eof: bool,
     starts_at: u64,
@@ -71,6 +73,7 @@ impl Client {
             awaiting: None,
             last: false,
             announced: false,
+            is_early: false,
             shut: false,
             eof: false,
             starts_at: random.below(40_000) as u64,
@@ -99,7 +102,7 @@ impl Client {
         }
         self.connections += 1;
         (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
-        self.announced = false;
+        (self.announced, self.is_early) = (false, false);
         (self.awaiting, self.input, self.output) = (None, Vec::new(), Vec::new());
     }
 
@@ -310,8 +313,8 @@ impl Client {
         }
         self.book.borrow_mut().fates[id].answered = Some(status);
         // An origin that answers before it has the whole request may leave the proxy no choice but to hang up.
-        self.announced |= plan.early;
         self.last |= plan.early;
+        self.is_early |= plan.early;
         Ok(())
     }
 
@@ -342,20 +345,24 @@ impl Client {
         }
         // A request whose answer has begun is lost; others that were sent may be sent again after an announced end.
         let begun = !matches!(self.state, State::Head) || !self.input.is_empty();
-        if begun || (!self.announced && self.sent > 0) {
-            if let Some(id) = self.open.front().copied().filter(|_| self.sent > 0) {
-                let plan = self.plan(id);
-                let excused = plan.breaks.is_some();
-                self.book.borrow_mut().fates[id].abandoned = true;
-                if !excused {
-                    let text = format!(
-                        "the connection ended (reset: {reset}) within request {id} ({:?}): {plan:?}",
-                        self.state
-                    );
-                    sim::with(|world| world.note(|| text.clone()));
-                    self.book.borrow_mut().suspicious.push(text);
-                }
-                self.open.pop_front();
+        let expected = self.announced || self.is_early;
+        if expected && !self.announced {
+            // Whether the others were served cannot be known here.
+            let mut book = self.book.borrow_mut();
+            self.open.iter().take(self.sent).for_each(|id| book.fates[*id].is_repeated = true);
+        }
+        let lost = self.open.front().copied().filter(|_| self.sent > 0 && (begun || !expected));
+        if let Some(id) = lost {
+            self.open.pop_front();
+            let plan = self.plan(id);
+            let mut book = self.book.borrow_mut();
+            book.fates[id].abandoned = true;
+            if plan.breaks.is_none() {
+                let state = &self.state;
+                let text =
+                    format!("the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}");
+                sim::with(|world| world.note(|| text.clone()));
+                book.suspicious.push(text);
             }
         }
         self.leave(end);

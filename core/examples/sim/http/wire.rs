@@ -144,12 +144,12 @@ pub fn frame(framing: Framing, body: &[u8], mut size: impl FnMut() -> usize) -> 
     let mut rest = body;
     while !rest.is_empty() {
         let len = size().clamp(1, rest.len());
-        out.extend(format!("{len:x}{}\r\n", if len % 7 == 0 { ";x=y" } else { "" }).bytes());
+        out.extend(format!("{len:x}{}\r\n", if len.is_multiple_of(7) { ";x=y" } else { "" }).bytes());
         out.extend(&rest[..len]);
         out.extend(b"\r\n");
         rest = &rest[len..];
     }
-    let trailer = if body.len() % 5 == 0 { "x-trailer: 1\r\n" } else { "" };
+    let trailer = if body.len().is_multiple_of(5) { "x-trailer: 1\r\n" } else { "" };
     out.extend(format!("0\r\n{trailer}\r\n").bytes());
     out
 }

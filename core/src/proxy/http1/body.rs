@@ -6,6 +6,7 @@
 use crate::base::clock::{Millis, NEVER};
 use crate::base::http::BodyLength;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::h1::{self, BodyDecoder, BodyError, Decoded};
 use crate::ring::{Chunk, Ring, Socket, WriteBuf};
 
@@ -82,7 +83,7 @@ impl Body {
     fn is_worth_waiting(&self, from: &Socket, now: Millis) -> bool {
         let status = from.status();
         self.gathers
-            && now < self.gathers_until
+            && (now < self.gathers_until || is_on(Mutation::HeadHeldBack))
             && !self.done
             && !status.eof
             && status.recv_error == 0

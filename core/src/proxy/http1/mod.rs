@@ -31,6 +31,7 @@ use super::{Session, Step};
 use crate::base::clock::{Millis, deadline};
 use crate::base::http::{Method, Version};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::ring::{Ring, Socket};
 use crate::stats::{ClusterScope, HTTP_CLASSES, HttpScope, count_class, count_response};
 
@@ -447,7 +448,11 @@ impl Session for Http1 {
             relay: exchange.map(|exchange| RelayParcel::of(exchange.upward, exchange.downward)),
             http: Some(HttpParcel {
                 requests: self.requests,
-                partial: self.partial.clone(),
+                partial: if is_on(Mutation::PartialHeadForgotten) {
+                    Vec::new()
+                } else {
+                    self.partial.clone()
+                },
                 waiting_ms: now.saturating_sub(self.since),
                 phase: match self.phase {
                     Phase::Head => 0,
@@ -482,7 +487,7 @@ impl Drop for Http1 {
         stats.lower(HttpScope::CX_HTTP1_ACTIVE, 1);
         if self.moved {
             count_traffic(stats, &self.down);
-            if self.exchange.is_some() {
+            if self.exchange.is_some() && !is_on(Mutation::GaugeForgotten) {
                 stats.lower(HttpScope::RQ_ACTIVE, 1);
                 if self.phase == Phase::Tunnel {
                     stats.lower(HttpScope::CX_UPGRADES_ACTIVE, 1);

@@ -2,6 +2,7 @@
 
 use super::super::socket::{Kind, SocketState, cancel_entry};
 use super::Driver;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::SlotId;
 
 impl Driver {
@@ -34,9 +35,14 @@ impl Driver {
                 self.links.push_back(queue, chunk);
             }
         }
+        if is_on(Mutation::ByteDoubledAfterHandover)
+            && let Some(first) = state.output.get(..1).and_then(|first| self.pool.copy(first))
+        {
+            self.links.push_front(&mut slot.output, first);
+        }
         slot.restored = true;
         slot.eof = state.eof;
-        slot.shutdown = state.shutdown;
+        slot.shutdown = state.shutdown && !is_on(Mutation::HalfCloseForgotten);
         slot.activity = self.now.saturating_sub(state.idle_ms);
         slot.frozen = true;
     }

@@ -4,6 +4,7 @@
 use super::super::socket::{Kind, Recv, Slot, cancel_entry};
 use super::Driver;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 
 impl Driver {
     /// Buffers that one socket may hold at this moment.
@@ -19,10 +20,13 @@ impl Driver {
 
     /// Publishes the buffers whose last chunk is gone, and more where they run short; whoever waited goes on.
     pub(super) fn return_buffers(&mut self) {
-        let mut returned = 0;
+        let mut any = false;
         while let Some((buffer, owner)) = self.pool.take_returned() {
+            if is_on(Mutation::BufferNotReturned) && buffer % 8 == 7 {
+                continue;
+            }
             self.kernel.offer(buffer, &self.pool);
-            returned += 1;
+            any = true;
             self.in_use -= 1;
             if let Some(slot) = self.sockets.get_mut(owner) {
                 slot.held -= 1;
@@ -31,24 +35,29 @@ impl Driver {
                 }
             }
         }
-        if returned > 0 {
+        if any {
             self.kernel.publish();
         }
         if self.in_use * 2 > self.published {
-            returned += self.grow(self.published);
+            self.grow(self.published);
         }
-        while returned > 0 {
+        if self.parked.is_empty() || is_on(Mutation::WaiterForgotten) {
+            return;
+        }
+        // By what is free, not by what has just come back: whoever was let go on then may not have used it.
+        let (mut free, quota) = (self.published - self.in_use, self.quota());
+        while free > 0 {
             let Some(id) = self.parked.pop_front() else { break };
             if let Some(slot) = self.sockets.get_mut(id) {
                 slot.parked = false;
+                free -= usize::from(slot.wants_recv(slot.holds(self.pool.buffer_size()), quota));
                 self.touch(id);
-                returned -= 1;
             }
         }
     }
 
-    /// Publishes up to `more` buffers that were spare. Says how many.
-    pub(super) fn grow(&mut self, more: usize) -> usize {
+    /// Publishes up to `more` buffers that were spare.
+    pub(super) fn grow(&mut self, more: usize) {
         let more = more.min(self.pool.count() - self.published);
         for id in self.published..self.published + more {
             #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
@@ -56,7 +65,6 @@ impl Driver {
         }
         self.published += more;
         self.kernel.publish();
-        more
     }
 
     /// Somebody waits for a buffer and there is none: the socket that has kept the most of them for a while, because its

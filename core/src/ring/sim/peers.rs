@@ -45,6 +45,8 @@ impl World {
     pub fn peer_read(&mut self, end: EndId, max: usize) -> Read {
         match self.find(end) {
             Found::Data => Read::Data(self.read(end, max)),
+            // A write may have been told already.
+            Found::Eof if self.end(end).broken && !self.out(end.other()).fin => Read::Reset,
             Found::Eof => Read::Eof,
             Found::Error(_) => Read::Reset,
             Found::Nothing => Read::Nothing,

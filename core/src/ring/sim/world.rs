@@ -107,6 +107,8 @@ pub struct World {
     pub(super) eyes: Eyes,
     pub(super) next_op: u32,
     counts: BTreeMap<&'static str, u64>,
+    /// Awaits of sessions, and how often one was dropped there.
+    awaits: BTreeMap<String, (u64, u64)>,
     violations: Vec<String>,
     trace: VecDeque<String>,
     is_traced: bool,
@@ -142,6 +144,7 @@ impl World {
             eyes: Eyes::new()?,
             next_op: 0,
             counts: BTreeMap::new(),
+            awaits: BTreeMap::new(),
             violations: Vec::new(),
             trace: VecDeque::new(),
             is_traced: false,
@@ -184,6 +187,18 @@ impl World {
     #[must_use]
     pub const fn counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.counts
+    }
+
+    /// A session waits in this state, or was dropped in it because another process has it now.
+    pub fn count_await(&mut self, state: String, dropped: bool) {
+        let (awaits, drops) = self.awaits.entry(state).or_default();
+        *if dropped { drops } else { awaits } += 1;
+    }
+
+    /// The states in which sessions have waited, how often, and how often they were dropped there.
+    #[must_use]
+    pub const fn awaits(&self) -> &BTreeMap<String, (u64, u64)> {
+        &self.awaits
     }
 
     /// Something must not be so.

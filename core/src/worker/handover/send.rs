@@ -176,10 +176,8 @@ impl Mover {
         // Those whose turn has not come, as far as they have not ended meanwhile.
         let turns = std::mem::take(&mut *self.turns.borrow_mut());
         let stay = turns.iter().filter(|(_, queued)| Rc::strong_count(queued) > 1).count();
-        for (_, queued) in &turns {
-            // They queue again for the next process.
-            queued.set(false);
-        }
+        // They may queue again, for another process.
+        turns.iter().for_each(|(_, queued)| queued.set(false));
         self.stayed.set(self.stayed.get() + stay);
         self.stats.add(HandoverScope::CX_STAYED, stay as u64);
         self.stats.add(HandoverScope::CX_STAYED_UNANSWERED, stay as u64);

@@ -1,0 +1,63 @@
+//! What sessions wait for, in words, for the coverage report of the simulator.
+
+use crate::proxy::Session;
+use crate::ring::sim;
+
+/// Counts that a session waits, or was dropped where it waited.
+pub(super) fn count_await(session: &impl Session, dropped: bool) {
+    let state = describe(session);
+    sim::with(|world| world.count_await(state, dropped));
+}
+
+fn describe(session: &impl Session) -> String {
+    let parcel = session.pack();
+    let has_up = parcel.up.is_some();
+    let is_connected = session.sockets().1.is_none_or(|up| up.status().link == crate::ring::Link::Connected);
+    let backlog = |side: Option<&crate::ring::Socket>| side.is_some_and(|socket| socket.status().unsent > 0);
+    let (down, up) = session.sockets();
+    let queued = match (backlog(Some(down)), backlog(up)) {
+        (false, false) => "",
+        (true, false) => ", bytes queued down",
+        (false, true) => ", bytes queued up",
+        (true, true) => ", bytes queued both ways",
+    };
+    let relay = parcel.relay.unwrap_or_default();
+    let ends = match (relay.upward_ended, relay.downward_ended) {
+        (false, false) => "",
+        (true, false) => ", client has ended",
+        (false, true) => ", origin has ended",
+        (true, true) => ", both have ended",
+    };
+    let Some(http) = parcel.http else {
+        let phase = if has_up && is_connected { "relay" } else { "connecting" };
+        return format!("tcp: {phase}{ends}{queued}");
+    };
+    match http.phase {
+        0 if !http.partial.is_empty() => format!("http: part of a head{queued}"),
+        0 if http.requests == 0 => format!("http: first head{queued}"),
+        0 => format!("http: next head{queued}"),
+        1 => {
+            let exchange = http.exchange.unwrap_or_default();
+            if exchange.cluster.is_empty() {
+                return format!("http: body that nobody wants{queued}");
+            }
+            if !(has_up && is_connected) {
+                return "http: connecting".into();
+            }
+            let request = exchange.request.as_ref().is_some_and(|body| body.done);
+            let response = match exchange.response_state {
+                0 if exchange.partial.is_empty() => "response head",
+                0 => "rest of the response head",
+                1 => "response body",
+                _ => "the end",
+            };
+            format!("http: {response}{}{queued}", if request { "" } else { " and request body" })
+        }
+        2 => format!("http: tunnel{ends}{queued}"),
+        _ => {
+            let closing = http.closing.unwrap_or_default();
+            let how = ["closing", "lingering", "resetting"].get(closing.how as usize).unwrap_or(&"closing");
+            format!("http: {how}{}{queued}", if closing.lingering_ms.is_some() { " after FIN" } else { "" })
+        }
+    }
+}
