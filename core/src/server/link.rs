@@ -180,7 +180,13 @@ impl Link {
     /// Whether counters would be lost if this process, though replaced and without connections, ended now: those of the
     /// process before, which come to it, or those that go through its segment to the next process.
     pub(super) fn must_stay(&self) -> bool {
-        self.child.holds_totals() || (self.was_asked_for_totals && self.up.is_some())
+        let others = |segment: &Segment| segment.live_processes().len() > 1;
+        self.child.holds_totals() || (self.was_asked_for_totals && self.segment.as_ref().is_some_and(others))
+    }
+
+    /// Whether somebody answers at the restart socket, or may yet.
+    pub(super) fn is_answered(&self) -> bool {
+        !matches!(self.connect(), Err((child::ConnectFailure::Nobody, _)))
     }
 
     /// Sockets that are bound to these addresses are nobody's any more. A copy would keep them open, and have them take

@@ -33,6 +33,9 @@ const QUEUE_LOOK: Duration = Duration::from_millis(20);
 /// How often a process to which no other one speaks looks whether the instance has been stopped.
 const AROUND_LOOK: Duration = Duration::from_millis(100);
 
+/// How much longer it waits when somebody has answered who is not to be seen in the segment.
+const ANSWERED_LOOK: Duration = Duration::from_secs(5);
+
 /// How often it tells the process after it.
 const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
@@ -544,15 +547,20 @@ impl<'a> Process<'a> {
             return false;
         }
         self.looked_around = Instant::now();
-        self.running.as_ref().is_some_and(|running| running.counting.instance_has_ended())
+        let seems_so = self.running.as_ref().is_some_and(|running| running.counting.instance_has_ended());
+        // Who serves may count elsewhere.
+        let is_answered = seems_so && self.link.as_ref().is_some_and(Link::is_answered);
+        if is_answered {
+            self.looked_around += ANSWERED_LOOK;
+        }
+        seems_so && !is_answered
     }
 
     /// Looks how many connections are left.
     fn look(&mut self) {
         let left = self.connections();
         let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        let stays = link.must_stay() && !self.failing;
-        if left == 0 && self.releasing == 0 && !stays {
+        if left == 0 && self.releasing == 0 && (self.failing || !link.must_stay()) {
             self.draining = None;
             if self.failing {
                 return self.end_soon(LAST_WORDS_MS);

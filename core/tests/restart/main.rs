@@ -2,6 +2,10 @@
 //!
 //! [`instance`] starts processes, [`load`] are strict clients that write down every failure, [`fake`] speaks the restart
 //! protocol for a process that is not there. The rest is one module per subject.
+//!
+//! The runs that take minutes are ignored tests, one command each; `OURO_TEST_PERCENT=5` makes a short one:
+//! `cargo test --release -p ouro --test restart -- --ignored --nocapture --test-threads 1 NAME`, with as the name
+//! `two_hundred_restarts`, `five_hundred_restarts`, `a_thousand_listeners` or `taking_over_ten_listeners`.
 
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]

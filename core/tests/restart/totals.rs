@@ -189,6 +189,39 @@ fn a_process_in_the_middle_waits_for_the_last_totals_of_the_one_before() {
     }
 }
 
+/// The newest process cannot be seen in the segment of the oldest one, to which nobody speaks any more.
+#[test]
+fn an_old_process_that_nobody_speaks_to_goes_on_and_is_counted() {
+    for options in ["", "--skip-hot-restart-parent-stats"] {
+        let scene = Scene::new();
+        let oldest = scene.instance.start("0");
+        let mut idle = Client::connect(scene.web);
+        idle.get("/x");
+        let middle = scene.instance.start("auto");
+        let third = scene.instance.start("auto");
+        middle.expect_exit(0, "has been replaced");
+        oldest.wait_log("itself replaced, has ended");
+        scene.ask(1);
+        scene.age();
+        let newest = scene.instance.spawn("auto", options);
+        newest.wait_log(READY);
+        if !options.is_empty() {
+            third.expect_exit(0, "has been replaced");
+        }
+        // Longer than it takes to see that the instance has been stopped.
+        std::thread::park_timeout(crate::support::QUIET * 3);
+        assert_eq!(idle.get("/last").text(), "/last", "{options}");
+        idle.expect_eof();
+        drop(idle);
+        oldest.expect_exit(0, "has been replaced");
+        if options.is_empty() {
+            third.expect_exit(0, "has been replaced");
+            scene.expect_counted(2, 3);
+        }
+        newest.stop();
+    }
+}
+
 /// Everything that a process has counted, asked for piece by piece.
 #[track_caller]
 fn totals_of(peer: &mut Peer) -> Vec<TotalsReply> {

@@ -109,7 +109,7 @@ impl Scene {
         idle
     }
 
-    /// Starts a child that has the listening socket, and waits for a port until it is dropped.
+    /// Starts a child that has everything of its parent, and waits for a port until that is dropped.
     #[track_caller]
     fn held_child(&self) -> (Process, TcpListener) {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -124,10 +124,12 @@ impl Scene {
         self.instance.configure(&config);
         let child = self.instance.spawn("auto", "");
         let socket = self.eater.inode();
-        eventually("the child has the socket", || {
+        // It opens its counters when it has all that it needs from its parent.
+        let counters = format!("/dev/shm/ouro_{}", self.instance.base_id().0);
+        eventually("the child has the socket and goes on", || {
             let Ok(fds) = std::fs::read_dir(format!("/proc/{}/fd", child.pid())) else { return false };
-            fds.flatten()
-                .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link.to_str() == Some(&socket)))
+            let links: Vec<_> = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+            [&socket, &counters].iter().all(|wanted| links.iter().any(|link| link.to_str() == Some(wanted)))
         });
         (child, held)
     }
