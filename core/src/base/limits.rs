@@ -111,6 +111,10 @@ const _: () = assert!(SOCKET_BUFFER_QUOTA_SCARCE < SOCKET_BUFFER_QUOTA);
 /// Connections that a worker has sent to the next process and that were not answered for.
 pub const UNANSWERED_PARCELS: usize = pick(32, 3);
 
+/// Connections that a worker begins to send to the next process in a millisecond: both processes want the same CPUs, and those
+/// who are served meanwhile, here or there, should not notice.
+pub const MOVES_PER_MS: usize = pick(16, 3);
+
 /// Bytes of one connection on its way to another process at most; what it can hold is far below.
 pub const PARCEL_BYTES: usize = 8 * 1024 * 1024;
 

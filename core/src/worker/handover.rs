@@ -91,7 +91,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
         if let Some(mover) = mover
             && mover.is_open()
             && refused_by != Some(mover.number)
-            && mover.enter(ring.current_task(), queued.get_or_insert_default())
+            && mover.enter(ring.current_task(), queued.get_or_insert_default(), &ring)
         {
             // In a box of its own: what is needed for this once would lie in each task for all its life.
             let moved = Box::pin(move_away(session, &mover, &ring)).await;

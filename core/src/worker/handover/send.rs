@@ -13,7 +13,7 @@ use ouro_shm::Block;
 use prost::Message as _;
 
 use super::{IDLE, Stay};
-use crate::base::clock::NEVER;
+use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
 use crate::proxy::IdleParcel;
 use crate::ring::{Link, Ring, Socket, TaskId};
@@ -37,6 +37,8 @@ pub(in crate::worker) struct Mover {
     next: Cell<u64>,
     /// Sessions that are on their way.
     moving: Cell<usize>,
+    /// When the last of them began to go, and how many began in the same millisecond.
+    begun: Cell<(Millis, usize)>,
     /// Tasks whose sessions wait for their turn, served as ever meanwhile.
     turns: RefCell<VecDeque<(TaskId, Rc<Cell<bool>>)>>,
     /// Connections that stay, as far as they are known.
@@ -69,6 +71,7 @@ impl Mover {
             waiting: RefCell::default(),
             next: Cell::new(1),
             moving: Cell::new(0),
+            begun: Cell::default(),
             turns: RefCell::default(),
             stayed: Cell::new(0),
             stats,
@@ -82,15 +85,28 @@ impl Mover {
 
     /// Whether the session of this task may go now. If not, its task is woken when it may be its turn: a connection must not
     /// stand still for as long as all others take.
-    pub(super) fn enter(&self, task: TaskId, queued: &Rc<Cell<bool>>) -> bool {
-        if self.moving.get() < limits::UNANSWERED_PARCELS {
+    pub(super) fn enter(&self, task: TaskId, queued: &Rc<Cell<bool>>, ring: &Ring) -> bool {
+        if self.places(ring) > 0 {
             self.moving.set(self.moving.get() + 1);
+            self.begun.set((ring.now(), self.begun_now(ring) + 1));
             return true;
         }
         if !queued.replace(true) {
             self.turns.borrow_mut().push_back((task, Rc::clone(queued)));
         }
         false
+    }
+
+    /// How many sessions may go now.
+    fn places(&self, ring: &Ring) -> usize {
+        let unanswered = limits::UNANSWERED_PARCELS.saturating_sub(self.moving.get());
+        unanswered.min(limits::MOVES_PER_MS.saturating_sub(self.begun_now(ring)))
+    }
+
+    /// How many have gone in this millisecond.
+    fn begun_now(&self, ring: &Ring) -> usize {
+        let (at, begun) = self.begun.get();
+        if at == ring.now() { begun } else { 0 }
     }
 
     /// A session has gone, or stays.
@@ -118,7 +134,7 @@ impl Mover {
 
     /// Wakes as many tasks as there are places. Some may have ended since; the sender looks again.
     fn wake_next(&self, ring: &Ring) {
-        let free = limits::UNANSWERED_PARCELS.saturating_sub(self.moving.get());
+        let free = self.places(ring);
         let mut turns = self.turns.borrow_mut();
         for _ in 0..free {
             let Some((task, queued)) = turns.pop_front() else { break };
