@@ -399,7 +399,9 @@ impl Simulation {
         });
         let event = sim::with(|world| world.next_event());
         let restart = match self.stage {
-            Stage::Quiet if !self.peers_are_done() => self.restarts.front().copied(),
+            Stage::Quiet if self.draining_since.is_none() && !self.peers_are_done() => {
+                self.restarts.front().copied()
+            }
             Stage::Ready(at) | Stage::Paused(at) => Some(at),
             _ => None,
         };
