@@ -142,7 +142,7 @@ impl Simulation {
             sim::with(|world| world.wake(n as u32, 0));
         }
         let mut restarts: VecDeque<u64> = VecDeque::new();
-        for _ in 0..[0, 1, 1, 2, 3, 5][random.below(6)] {
+        for _ in 0..[0, 1, 1, 2, 3, 16][random.below(6)] {
             let after = [2_000, 50_000, 2_000_000][random.below(3)];
             restarts.push_back(1 + random.below(after) as u64);
         }
@@ -399,7 +399,9 @@ impl Simulation {
         });
         let event = sim::with(|world| world.next_event());
         let restart = match self.stage {
-            Stage::Quiet if !self.peers_are_done() => self.restarts.front().copied(),
+            Stage::Quiet if self.draining_since.is_none() && !self.peers_are_done() => {
+                self.restarts.front().copied()
+            }
             Stage::Ready(at) | Stage::Paused(at) => Some(at),
             _ => None,
         };

@@ -357,7 +357,10 @@ impl Client {
             let plan = self.plan(id);
             let mut book = self.book.borrow_mut();
             book.fates[id].abandoned = true;
-            if plan.breaks.is_none() {
+            // A response that only the end delimits can be cut off by a reset alone, which may take along what is before it.
+            let cut = |id: &usize| book.plans[*id].http_10 && book.plans[*id].breaks.is_some();
+            let is_cut = reset && self.open.iter().take(self.sent).any(cut);
+            if plan.breaks.is_none() && !is_cut {
                 let state = &self.state;
                 let text =
                     format!("the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}");

@@ -110,7 +110,11 @@ impl Body {
     }
 
     fn pump_into(&mut self, from: &Socket, out: &mut Outgoing<'_>) -> Result<(), BodyFault> {
-        let mut room = limits::SEND_HIGH_WATER_BYTES.saturating_sub(out.unsent());
+        // What nobody gets needs no room, and nobody would wake us when there is some again.
+        let mut room = match out.to {
+            Some(_) => limits::SEND_HIGH_WATER_BYTES.saturating_sub(out.unsent()),
+            None => usize::MAX,
+        };
         while !self.done {
             if room == 0 {
                 out.wake_when_drained();

@@ -251,6 +251,10 @@ impl Http1 {
                 self.ended_within_request = true;
                 self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
                 if !truncated {
+                    if self.down.status().recv_error != 0 {
+                        // Where we have cut it off ourselves, that must not look like the end of a response.
+                        self.down.reset_at_close();
+                    }
                     self.remote = true;
                     return Some(Step::Done);
                 }
