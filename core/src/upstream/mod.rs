@@ -163,6 +163,8 @@ pub struct Endpoint {
     cluster: Arc<model::Cluster>,
     stats: Rc<EndpointStats>,
     idle: RefCell<VecDeque<Idle>>,
+    /// Connections that this process has made itself, less those that it has not taken from the one before for that.
+    fresh: Cell<u32>,
 }
 
 struct Idle {
@@ -221,6 +223,7 @@ impl Cluster {
                     cluster: Arc::clone(&self.config),
                     stats: EndpointStats::new(self.stats.clone(), own, Rc::clone(&self.stripe)),
                     idle: RefCell::default(),
+                    fresh: Cell::default(),
                 }));
             }
         }
@@ -285,15 +288,20 @@ impl Cluster {
                 cluster: Arc::clone(&self.config),
                 stats: EndpointStats::new(self.stats.clone(), Block::detached(), Rc::clone(&self.stripe)),
                 idle: RefCell::default(),
+                fresh: Cell::default(),
             }),
         };
         Ok(Lease::new(endpoint))
     }
 
-    /// Puts a connection into the pool that was idle in the process before. Closes it where the endpoint is unknown or the
-    /// pool is full.
+    /// Puts a connection into the pool that was idle in the process before. Closes it where the endpoint is unknown, the pool
+    /// is full, or this process has made one itself because this one came late: a pool does not grow by being moved.
     pub fn adopt_idle(&self, lease: &Lease, connection: Connection, requests: u32, since: Millis) {
         let endpoint = lease.endpoint();
+        if let Some(fresh) = endpoint.fresh.get().checked_sub(1) {
+            endpoint.fresh.set(fresh);
+            return;
+        }
         let mut idle = endpoint.idle.borrow_mut();
         let is_known = self.endpoints.borrow().iter().any(|known| Rc::ptr_eq(known, endpoint));
         if is_known && idle.len() < self.config.max_idle_connections {
@@ -345,6 +353,7 @@ impl Endpoint {
             use_local_congestion_control(&socket2::SockRef::from(&socket));
         }
         let socket = ring.connect(OwnedFd::from(socket), &self.sockaddr);
+        self.fresh.set(self.fresh.get().saturating_add(u32::from(http)));
         Ok(Connection::new(socket, ring, Rc::clone(&self.stats), http))
     }
 
