@@ -83,6 +83,11 @@ impl Mover {
         self.open.get()
     }
 
+    /// Whether sessions are on their way, or wait for their turn.
+    fn is_moving(&self) -> bool {
+        self.moving.get() > 0 || !self.turns.borrow().is_empty()
+    }
+
     /// Whether the session of this task may go now. If not, its task is woken when it may be its turn: a connection must not
     /// stand still for as long as all others take.
     pub(super) fn enter(&self, task: TaskId, queued: &Rc<Cell<bool>>, ring: &Ring) -> bool {
@@ -255,9 +260,15 @@ pub(in crate::worker) async fn send_parcels(
     }
 }
 
-/// Hands over the idle connections of the pools, so that the next process begins warm.
+/// Hands over the idle connections of the pools, so that the next process begins warm. They go last: sessions that are
+/// still served here would have to connect anew for want of them, and take those connections along.
 async fn move_idle(shared: Rc<Shared>, mover: Rc<Mover>) {
     let ring = shared.context.ring.clone();
+    // Sessions that were woken together with this one join the queue first.
+    ring.wait(ring.now() + limits::PARCEL_RETRY_MS).await;
+    while mover.is_open() && mover.is_moving() {
+        ring.wait(ring.now() + limits::PARCEL_RETRY_MS).await;
+    }
     let idle = shared.context.upstreams.take_idle();
     for one in &idle {
         one.connection.attach(ring.current_task());
