@@ -8,12 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ouro::base::random::Random;
-use ouro::config::model::{Address, EndpointTarget, Model, Protocol};
+use ouro::config::model::{Address, EndpointTarget, Model};
 use ouro::ring::sim::{self, EndId, Faults, Happening, World};
 use ouro::ring::{Capabilities, mailbox};
-use ouro::stats::{Entities, ListenerEntities};
 use ouro::upstream::KnownEndpoint;
-use ouro::worker::{Connections, Message, Report, Running, Worker};
+use ouro::worker::{self, Connections, Message, Report, Running, Worker};
 use ouro_shm::{Joining, Membership, ReadOptions, Segment};
 
 /// Virtual time after which whoever is not done is said to starve.
@@ -171,24 +170,7 @@ impl Simulation {
         let version = env!("CARGO_PKG_VERSION");
         let membership = self.segment.join(&Joining { epoch: self.epoch, workers: 1, version }).unwrap();
         self.epoch += 1;
-        let entities = Entities {
-            listeners: model
-                .listeners
-                .iter()
-                .map(|listener| {
-                    let is_http = matches!(listener.protocol, Protocol::Http(_));
-                    let labels: &[&str] = &[&listener.name];
-                    ListenerEntities {
-                        listener: membership.register(labels),
-                        http: is_http.then(|| membership.register(labels)),
-                        tcp: (!is_http).then(|| membership.register(labels)),
-                    }
-                })
-                .collect(),
-            clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
-            workers: vec![membership.register(&["0"])],
-            handover: Some(membership.register(&[])),
-        };
+        let entities = worker::entities(&membership, model, 1);
         let endpoints = model.clusters.iter().map(|cluster| {
             let endpoint = |endpoint: &ouro::config::model::Endpoint| {
                 let EndpointTarget::Address(address) = &endpoint.target else {

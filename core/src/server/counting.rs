@@ -14,10 +14,11 @@ use ouro_shm::{
 
 use super::Options;
 use super::totals::{self, Carried};
-use crate::config::model::{Address, Cluster, Model, Protocol};
+use crate::config::model::{Address, Cluster, Model};
 use crate::stats::render::server;
-use crate::stats::{ClusterScope, Entities, ListenerEntities, ServerScope};
+use crate::stats::{ClusterScope, Entities, ServerScope};
 use crate::upstream::{Endpoints, KnownEndpoint, Resolved};
+use crate::worker;
 
 /// How the instance is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,24 +65,7 @@ impl Counting {
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
         let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
-        let entities = Entities {
-            listeners: model
-                .listeners
-                .iter()
-                .map(|listener| {
-                    let is_http = matches!(listener.protocol, Protocol::Http(_));
-                    let labels: &[&str] = &[&listener.name];
-                    ListenerEntities {
-                        listener: membership.register(labels),
-                        http: is_http.then(|| membership.register(labels)),
-                        tcp: (!is_http).then(|| membership.register(labels)),
-                    }
-                })
-                .collect(),
-            clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
-            workers: (0..options.workers).map(|n| membership.register(&[&n.to_string()])).collect(),
-            handover: Some(membership.register(&[])),
-        };
+        let entities = worker::entities(&membership, model, options.workers);
         let stripe = membership.stripe(CONTROL);
         let server = stripe.block(membership.register(&[]));
         server.add(ServerScope::CONFIG_WARNINGS, model.warnings.len() as u64);

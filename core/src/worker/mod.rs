@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ouro_shm::{Block, Stripe};
+use ouro_shm::{Block, Membership, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
@@ -24,7 +24,7 @@ use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
 use crate::route::RouteTable;
-use crate::stats::{Entities, HandoverScope, WorkerScope};
+use crate::stats::{Entities, HandoverScope, ListenerEntities, WorkerScope};
 use crate::upstream::{Endpoints, Upstreams};
 
 use self::accept::{Acceptance, Service};
@@ -95,6 +95,26 @@ impl Connections {
     #[must_use]
     pub fn open(&self) -> usize {
         self.process.load(Ordering::Relaxed)
+    }
+}
+
+/// Files the parts of the configuration in the segment, as workers count them.
+#[must_use]
+pub fn entities(membership: &Membership, model: &Model, workers: usize) -> Entities {
+    let listeners = model.listeners.iter().map(|listener| {
+        let is_http = matches!(listener.protocol, Protocol::Http(_));
+        let labels: &[&str] = &[&listener.name];
+        ListenerEntities {
+            listener: membership.register(labels),
+            http: is_http.then(|| membership.register(labels)),
+            tcp: (!is_http).then(|| membership.register(labels)),
+        }
+    });
+    Entities {
+        listeners: listeners.collect(),
+        clusters: model.clusters.iter().map(|cluster| membership.register(&[&cluster.name])).collect(),
+        workers: (0..workers).map(|n| membership.register(&[&n.to_string()])).collect(),
+        handover: Some(membership.register(&[])),
     }
 }
 

@@ -73,19 +73,21 @@ impl Http1 {
             return if status.unsent > 0 { None } else { Some(Step::Done) };
         }
         let begun = !self.partial.is_empty();
-        let about_to_ask = if self.requests == 0 { self.since + limits::FIRST_REQUEST_MS } else { 0 };
-        if self.context.draining.get() && !begun && about_to_ask <= self.context.ring.now() {
+        let leaves_at = match (self.context.draining.get() && !begun, self.requests) {
+            (false, _) => NEVER,
+            // Its first request is on the way.
+            (true, 0) => self.since + limits::FIRST_REQUEST_MS,
+            (true, _) => 0,
+        };
+        if leaves_at <= self.context.ring.now() {
             self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
             self.start_closing(Close::Linger);
             return None;
         }
         let timeouts = &self.service.http().timeouts;
         let idle = self.requests > 0 && !begun;
-        let mut expires =
-            deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms });
-        if self.context.draining.get() && !begun {
-            expires = expires.min(about_to_ask);
-        }
+        let expires = deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms })
+            .min(leaves_at);
         if expires > self.context.ring.now() {
             return Some(Step::Wait(expires));
         }
