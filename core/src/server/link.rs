@@ -174,6 +174,7 @@ impl Link {
     /// This is where this process counts.
     pub(super) fn set_segment(&mut self, segment: Segment) {
         self.identity.segment_id = segment.id();
+        self.child.set_counts_in(segment.id());
         self.segment = Some(segment);
     }
 
@@ -485,6 +486,14 @@ impl Link {
         Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
+    /// The segment of a process that had taken over from the one before us and was killed, if that has the name of the
+    /// instance and can be read.
+    fn lost_segment(&self) -> Option<Segment> {
+        let parent = self.child.parent().filter(|_| self.child.wants_totals())?;
+        let named = Segment::peek(self.identity.base_id).ok().flatten()?;
+        parent.lost_segments.contains(&named.id()).then_some(named)
+    }
+
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
         let connection = Connection::connect(&self.address)?;
         Watched::new(connection)
@@ -514,7 +523,7 @@ impl Link {
         let before = match self.child.parent() {
             None => Before::Nobody,
             Some(_) if self.child.parent_has_other_segment() => {
-                Before::Elsewhere(std::mem::take(&mut self.carried))
+                Before::Elsewhere { carried: std::mem::take(&mut self.carried), lost: self.lost_segment() }
             }
             Some(_) => Before::Sharing,
         };

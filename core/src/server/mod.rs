@@ -6,6 +6,7 @@ mod link;
 mod listen;
 mod notify;
 mod peers;
+mod presence;
 mod process;
 mod running;
 mod successor;

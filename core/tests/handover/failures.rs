@@ -55,7 +55,7 @@ pub(crate) fn committed(chain: &Chain) -> (Peer, Connection) {
         drain_ms: 0,
         parent_shutdown_ms: 60_000,
         live: true,
-        released: Vec::new(),
+        ..DrainListeners::default()
     });
     let mut channel = None;
     let mut committed = false;

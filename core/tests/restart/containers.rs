@@ -95,6 +95,63 @@ fn processes_that_cannot_see_each_other_count_right() {
     last.stop();
 }
 
+/// They would count in each other's cells if they shared a segment.
+#[test]
+fn a_second_instance_with_the_same_base_id_is_refused_though_it_cannot_see_the_first() {
+    let origin = Echo::http();
+    let (instance, web) = instance(&origin);
+    let elsewhere = format!("--socket-path {}", instance.path("elsewhere").display());
+    let first = instance.start("0");
+    assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    let Some(second) = instance.spawn_apart("0", &elsewhere) else {
+        println!("skipped: no pid namespaces for this user");
+        return;
+    };
+    second.expect_exit(1, "a process that cannot be seen from here");
+    assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 2)]);
+    first.kill();
+    let second = apart_or_skip!(instance, "0");
+    second.wait_log(READY);
+    instance.spawn("auto", &elsewhere).expect_exit(1, "a process that cannot be seen from here");
+    assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 3)]);
+}
+
+#[test]
+fn a_process_with_a_dev_shm_of_its_own_goes_on_counting() {
+    let origin = Echo::http();
+    let (web, admin) = (free_address(), free_address());
+    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\""));
+    let instance = Instance::new(&config.extra(&format!("[admin]\naddress = \"{admin}\"\n")).http());
+    let parent = instance.start("0");
+    let ask = || assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    ask();
+    let mut idle = Client::connect(web);
+    idle.get("/x");
+    let Some(child) = instance.spawn_with_own_shm("size=64m", "auto", "") else {
+        println!("skipped: no mount namespaces for this user");
+        return;
+    };
+    child.wait_log(READY);
+    ask();
+    idle.get("/last");
+    idle.expect_eof();
+    drop(idle);
+    parent.expect_exit(0, "has been replaced");
+    eventually("all is counted", || {
+        let mut client = Client::connect(admin);
+        client.send("GET /stats?filter=http.web.downstream_rq_total HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.response().text().trim() == "http.web.downstream_rq_total: 4"
+    });
+    // And back, where there still is the segment of the first.
+    let next = instance.start("auto");
+    child.expect_exit(0, "has been replaced");
+    ask();
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 5)]);
+    next.stop();
+}
+
 #[test]
 fn a_process_in_another_container_may_be_killed() {
     let origin = Echo::http();

@@ -1,6 +1,7 @@
 //! Real processes that are killed or stopped at every step; the test stands between the two and holds them there.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::fake::Between;
 use crate::instance::{Instance, Process, READY};
@@ -13,6 +14,9 @@ const MESSAGES: usize = 6;
 const ACCEPTS: usize = 4;
 /// The commit.
 const COMMIT: usize = 5;
+
+/// Longer than any step before the commit may take.
+const GIVEN_UP: Duration = Duration::from_secs(75);
 
 struct Scene {
     instance: Instance,
@@ -33,6 +37,13 @@ impl Scene {
         let load = Load::new().keep_alive(2, web).short(1, web);
         load.flow(10);
         Self { instance, load, parent, web, _origin: origin }
+    }
+
+    #[track_caller]
+    fn expect_served(&self) {
+        for _ in 0..10 {
+            assert_eq!(Client::connect(self.web).get("/x").text(), "/x");
+        }
     }
 
     /// Nothing was refused and nothing hung; what had been accepted by a process that was killed is lost with it.
@@ -60,12 +71,10 @@ fn a_child_may_be_killed_at_every_step() {
             assert!(scene.load.end().is_empty(), "{messages}: {:?}", scene.load.failures());
         }
         scene.expect_only_lost_connections();
-        for _ in 0..10 {
-            assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
-        }
+        scene.expect_served();
         let next = scene.instance.start("auto");
         scene.parent.expect_exit(0, "has been replaced");
-        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
+        scene.expect_served();
         next.stop();
     }
 }
@@ -86,9 +95,11 @@ fn a_parent_may_be_killed_at_every_step() {
         } else {
             scene.load.end();
         }
-        for _ in 0..10 {
-            assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
-        }
+        scene.expect_served();
+        let next = scene.instance.start("auto");
+        child.expect_exit(0, "stopped");
+        scene.expect_served();
+        next.stop();
     }
 }
 
@@ -115,21 +126,52 @@ fn a_child_may_hang_for_a_while_at_every_step_before_the_commit() {
 }
 
 #[test]
-fn a_child_that_hangs_is_given_up() {
-    let scene = Scene::new();
+fn a_child_that_hangs_at_any_step_is_given_up() {
+    // Up to ten seconds each, hence at the same time; how long it takes after the state has a test of its own.
+    std::thread::scope(|scope| {
+        for messages in [0, 1, 2, ACCEPTS] {
+            scope.spawn(move || is_given_up_after(messages));
+        }
+    });
+}
+
+#[test]
+#[ignore = "takes more than a minute: so long a child may prepare"]
+fn a_child_that_hangs_after_the_state_at_any_step_is_given_up() {
+    is_given_up_after(3);
+}
+
+/// A child hangs when it has said so many messages, until its parent has given it up.
+fn is_given_up_after(messages: usize) {
+    let mut scene = Scene::new();
     let (mut between, child) = Between::start(&scene.instance);
-    between.hand_on(1, true);
+    between.hand_on(messages, true);
+    // Its workers accept from then on: what it has accepted waits until it wakes up.
+    let accepts = messages >= ACCEPTS - 1;
+    if accepts {
+        scene.load.end();
+    }
     child.freeze();
-    let ends = between.hand_on_to_the_end();
-    scene.parent.wait_log("it takes too long");
-    scene.load.flow(20);
+    let why = if messages == 0 { "no Hello came" } else { "it takes too long" };
+    scene.parent.wait_log_for(why, GIVEN_UP);
+    if !accepts {
+        scene.load.flow(20);
+    }
     child.thaw();
-    child.expect_exit(1, "it takes too long");
+    let ends = between.hand_on_to_the_end();
+    // Without a word said, it asks the next one, and that is nobody.
+    if messages > 0 {
+        child.expect_exit(1, why);
+    } else {
+        child.expect_exit(1, "ERROR");
+    }
     ends.join().unwrap();
+    scene.expect_served();
     let next = scene.instance.start("1");
-    let Scene { load, parent, .. } = scene;
-    parent.expect_exit(0, "has been replaced");
-    load.end_well();
+    scene.parent.expect_exit(0, "has been replaced");
+    scene.expect_served();
+    let failures = scene.load.end();
+    assert!(failures.is_empty(), "{messages}: {failures:?}");
     next.stop();
 }
 
@@ -140,9 +182,7 @@ fn a_child_that_hangs_after_the_commit_is_given_up_and_ends_when_it_wakes_up() {
     let child = scene.instance.start("1");
     child.freeze();
     scene.parent.wait_log("it does not answer any more; this process serves again");
-    for _ in 0..20 {
-        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
-    }
+    scene.expect_served();
     child.thaw();
     child.expect_exit(1, "it does not answer any more");
     drop(idle);
@@ -164,11 +204,13 @@ fn a_parent_that_hangs_before_it_acknowledges_does_not_stop_service() {
     let ends = between.hand_on_to_the_end();
     child.wait_log("this one serves without");
     child.wait_log(READY);
-    for _ in 0..20 {
-        assert_eq!(Client::connect(scene.web).get("/x").text(), "/x");
-    }
+    scene.expect_served();
     scene.parent.thaw();
     scene.parent.expect_exit(0, "has been replaced");
     ends.join().unwrap();
     child.wait_log("has stopped accepting after all");
+    let next = scene.instance.start("auto");
+    child.expect_exit(0, "has been replaced");
+    scene.expect_served();
+    next.stop();
 }

@@ -5,7 +5,8 @@
 //!
 //! The runs that take minutes are ignored tests, one command each; `OURO_TEST_PERCENT=5` makes a short one:
 //! `cargo test --release -p ouro --test restart -- --ignored --nocapture --test-threads 1 NAME`, with as the name
-//! `two_hundred_restarts`, `five_hundred_restarts`, `a_thousand_listeners` or `taking_over_ten_listeners`.
+//! `two_hundred_restarts`, `five_hundred_restarts`, `a_thousand_listeners`, `taking_over_ten_listeners` or
+//! `at_any_step_is_given_up`.
 
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
@@ -26,6 +27,7 @@ mod refusals;
 mod steady;
 mod totals;
 mod wakeups;
+mod wrk;
 // Shared with the end-to-end tests; not everything of it is needed here.
 #[path = "../e2e/support/mod.rs"]
 #[allow(dead_code, unused_imports)]

@@ -17,10 +17,14 @@ struct Scene {
 
 impl Scene {
     fn new(extra: &str) -> Self {
+        Self::with_options(extra, "--concurrency 1 --drain-strategy immediate")
+    }
+
+    fn with_options(extra: &str, options: &str) -> Self {
         let origin = Echo::http();
         let web = free_address();
         let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\""));
-        let instance = Instance::new(&config.clone().extra(extra).http());
+        let instance = Instance::new(&config.clone().extra(extra).http()).options(options);
         let parent = instance.start("0");
         let load = Load::new().keep_alive(1, web).short(1, web);
         load.flow(10);
@@ -128,6 +132,32 @@ fn an_access_log_that_cannot_be_written_changes_nothing() {
 }
 
 #[test]
+fn a_child_without_room_for_descriptors_changes_nothing() {
+    let held: Vec<_> = (0..60).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: String =
+        held.iter().enumerate().map(|(n, at)| listener(&format!("l{n}"), at.local_addr().unwrap())).collect();
+    drop(held);
+    let scene = Scene::new(&listeners);
+    let limited = ["sh", "-c", "ulimit -n 50; exec \"$@\"", "sh"];
+    scene.instance.spawn_by(&limited, "1", "").expect_exit(1, "table of descriptors");
+    scene.end_well(&listeners);
+}
+
+#[test]
+fn a_child_that_has_nowhere_to_count_changes_nothing() {
+    let scene = Scene::new("");
+    for epoch in ["1", "auto"] {
+        let Some(child) = scene.instance.spawn_with_own_shm("ro", epoch, "") else {
+            println!("skipped: no mount namespaces for this user");
+            return;
+        };
+        child.expect_exit(1, "the counters cannot be kept");
+        scene.load.flow(10);
+    }
+    scene.end_well("");
+}
+
+#[test]
 fn wrong_epochs_are_told_the_right_one() {
     let scene = Scene::new("");
     scene.instance.spawn("7", "").expect_exit(1, "so 1 is next, not 7");
@@ -186,20 +216,14 @@ fn another_user_is_told_and_named_whoever_is_who() {
     scene.end_well("");
 
     // The file is for all, and it is the parent who says no.
-    let origin = Echo::http();
-    let config = Config::to([origin.addr()]).listener(&format!("address = \"{}\"", free_address()));
-    let instance = Instance::new(&config.http())
-        .options("--concurrency 1 --drain-strategy immediate --socket-mode 0666");
-    let parent = instance.start("0");
+    let scene = Scene::with_options("", "--concurrency 1 --drain-strategy immediate --socket-mode 0666");
     for epoch in ["1", "auto"] {
-        let child = instance.spawn_as(SOMEBODY, epoch, "");
+        let child = scene.instance.spawn_as(SOMEBODY, epoch, "");
         child.expect_exit(1, &format!("it runs as user 0, not as user {SOMEBODY}"));
-        parent.wait_log(&format!("it runs as user {SOMEBODY}"));
-        assert!(parent.log().lines().count() < 20, "{}", parent.log());
+        scene.parent.wait_log(&format!("it runs as user {SOMEBODY}"));
+        assert!(scene.parent.log().lines().count() < 20, "{}", scene.parent.log());
     }
-    let next = instance.start("auto");
-    parent.expect_exit(0, "has been replaced");
-    next.stop();
+    scene.end_well("");
 }
 
 #[test]

@@ -161,6 +161,37 @@ fn what_the_parent_has_counted_survives_a_child_that_is_killed() {
 }
 
 #[test]
+fn what_killed_children_have_counted_in_segments_of_their_own_survives_too() {
+    let scene = Scene::new();
+    let parent = scene.instance.start("0");
+    scene.ask(3);
+    scene.age();
+    // Keeps the parent.
+    let mut idle = Client::connect(scene.web);
+    idle.get("/x");
+    let mut counted = 3_u64;
+    for _ in 0..2 {
+        let child = scene.instance.start("auto");
+        scene.ask(4);
+        counted += 4;
+        // What it had not counted yet would be missing for another reason.
+        expect(scene.instance.base_id(), &[("listener.web.downstream_cx_destroy", counted)]);
+        child.kill();
+        parent.wait_log_times("this process serves again", counted as usize / 5);
+        scene.ask(1);
+        counted += 1;
+    }
+    let next = scene.instance.start("auto");
+    scene.ask(1);
+    idle.get("/last");
+    idle.expect_eof();
+    drop(idle);
+    parent.expect_exit(0, "has been replaced");
+    scene.expect_counted(counted + 2, counted + 3);
+    next.stop();
+}
+
+#[test]
 fn a_process_in_the_middle_waits_for_the_last_totals_of_the_one_before() {
     for ages in [[true, false], [false, true], [true, true]] {
         let scene = Scene::new();
@@ -310,9 +341,9 @@ fn totals_are_read_from_a_process_of_another_layout() {
     }
 }
 
-#[test]
-fn totals_that_are_broken_end_the_attempt_and_nothing_else() {
-    let scene = Scene::new();
+/// A child of the test's own parent, which has got everything up to the totals.
+#[track_caller]
+fn asks_for_totals(scene: &Scene) -> (FakeParent, Peer, Process) {
     let parent = FakeParent::new(&scene.instance);
     let child = scene.instance.spawn("auto", "");
     let mut peer = parent.accept();
@@ -323,6 +354,47 @@ fn totals_that_are_broken_end_the_attempt_and_nothing_else() {
     hand_over_sockets(&parent, &mut peer);
     let id = peer.expect("State").frame.request_id;
     peer.send(id, StateReply::default());
+    (parent, peer, child)
+}
+
+#[test]
+fn totals_that_do_not_come_are_not_waited_for() {
+    let scene = Scene::new();
+    let (_parent, mut peer, child) = asks_for_totals(&scene);
+    peer.expect("Totals");
+    child.expect_exit(1, "does not hand over its Totals");
+    assert!(!scene.segment().exists());
+}
+
+#[test]
+fn thousands_of_counters_go_over_in_pieces() {
+    let scene = Scene::new();
+    let clusters: String = (0..1_500)
+        .map(|n| format!("[[clusters]]\nname = \"cluster-{n}\"\nendpoints = [\"127.0.0.1:1\"]\n"))
+        .collect();
+    let config = Config::to([scene.origin.addr()]).listener(&format!("address = \"{}\"", scene.web));
+    scene.instance.configure(&config.extra(&clusters).http());
+    let parent = scene.instance.start("0");
+    scene.ask(3);
+    let mut peer = Peer::child(&scene.instance);
+    peer.request(hello(&scene.instance));
+    peer.expect("HelloReply");
+    let pieces = totals_of(&mut peer).len();
+    assert!(pieces > 5, "{pieces} pieces");
+    drop(peer);
+    parent.wait_log("failed before it took over");
+    scene.age();
+    let next = scene.instance.start("auto");
+    parent.expect_exit(0, "has been replaced");
+    scene.ask(1);
+    scene.expect_counted(4, 4);
+    next.stop();
+}
+
+#[test]
+fn totals_that_are_broken_end_the_attempt_and_nothing_else() {
+    let scene = Scene::new();
+    let (_parent, mut peer, child) = asks_for_totals(&scene);
     let id = peer.expect("Totals").frame.request_id;
     let broken = ouro_restart::Blob { name: "scope/1".into(), bytes: vec![0xff; 100] };
     peer.send(id, ouro_restart::totals_reply(&[broken], 0));
