@@ -43,6 +43,8 @@ const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
     Prepare { epoch: u32, before: Before },
+    /// The process before says this beside its sockets: before the commit, and once more after it.
+    AdoptState(Vec<Blob>),
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
     /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`]. The process with this id serves.
@@ -109,6 +111,8 @@ pub(super) struct Link {
     offered: Vec<Passed>,
     /// Where this process counts.
     segment: Option<Segment>,
+    /// What the next process is told beside its sockets.
+    state: Vec<Blob>,
     /// What the process before had counted elsewhere when we came.
     carried: Vec<Blob>,
     /// What we have counted, on its way to the next process.
@@ -146,6 +150,7 @@ impl Link {
             inherited: Vec::new(),
             offered: Vec::new(),
             segment: None,
+            state: Vec::new(),
             carried: Vec::new(),
             counted: Vec::new(),
             was_asked_for_totals: false,
@@ -169,6 +174,11 @@ impl Link {
     /// These sockets go to the next process.
     pub(super) fn offer(&mut self, sockets: Vec<Passed>) {
         self.offered = sockets;
+    }
+
+    /// This goes to the next process beside the sockets. (The list fits a frame: no piece of it is ever asked for later.)
+    pub(super) fn set_state(&mut self, state: Vec<Blob>) {
+        self.state = state;
     }
 
     /// This is where this process counts.
@@ -447,8 +457,7 @@ impl Link {
                     }
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
-                // No state yet, and none that would have to be understood.
-                child::Action::AdoptState { .. } => {}
+                child::Action::AdoptState { blobs, .. } => self.todo.push_back(Todo::AdoptState(blobs)),
                 child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
                 child::Action::AdoptTotals { blobs, last: true } => {
                     self.todo.push_back(Todo::TakeTotals(blobs));
@@ -638,7 +647,7 @@ impl Link {
                 let (reply, range) = listen_sockets_reply(&described, cursor);
                 (Message::from(reply), range)
             }
-            Part::State => (state_reply(&[], cursor).into(), 0..0),
+            Part::State => (state_reply(&self.state, cursor).into(), 0..0),
             Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();

@@ -9,6 +9,7 @@ mod peers;
 mod presence;
 mod process;
 mod running;
+mod state;
 mod successor;
 mod totals;
 mod workers;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::counting::Before;
 use super::link::{Link, Todo};
 use super::running::Running;
+use super::state::Runtime;
 use super::successor::{CommandLine, Successor};
 use super::workers::Event;
 use super::{DONE, DrainStrategy, Surroundings, fail};
@@ -84,6 +85,8 @@ pub(super) struct Process<'a> {
     running: Option<Running>,
     successor: Option<Successor>,
     epoch: u32,
+    /// What operators have changed.
+    runtime: Runtime,
     /// Workers that run, and workers that have not yet said that they have stopped accepting.
     alive: usize,
     pausing: usize,
@@ -129,6 +132,7 @@ impl<'a> Process<'a> {
             running: None,
             successor: None,
             epoch: 0,
+            runtime: Runtime::new(surroundings.options.log_level),
             alive: 0,
             pausing: 0,
             releasing: 0,
@@ -334,10 +338,14 @@ impl<'a> Process<'a> {
                 running.set_draining();
                 let _ = done.send(Ok(()));
             }
-            // The interface has changed what it answers; nothing else depends on it.
-            Command::HealthcheckFail | Command::HealthcheckOk => {}
+            Command::HealthcheckFail | Command::HealthcheckOk => {
+                self.runtime.healthcheck_failed = matches!(command, Command::HealthcheckFail);
+                self.runtime_has_changed();
+            }
             Command::SetLogLevel { level, done } => {
                 let _ = done.send(self.log_file.set_level(level));
+                self.runtime.set_level(level);
+                self.runtime_has_changed();
             }
             Command::ResetCounters { done } => {
                 let segment = running.counting.segment().clone();
@@ -348,6 +356,21 @@ impl<'a> Process<'a> {
             Command::Quit => return true,
         }
         false
+    }
+
+    /// Does what operators have asked this process for, or the one before; the next one is told.
+    fn runtime_has_changed(&mut self) {
+        if let Some(level) = self.runtime.level()
+            && let Err(error) = self.log_file.set_level(level)
+        {
+            tracing::warn!("the log level stays: {error}");
+        }
+        if let Some(running) = &self.running {
+            running.desk.status.set_healthcheck_failed(self.runtime.healthcheck_failed);
+        }
+        if let Some(link) = &mut self.link {
+            link.set_state(self.runtime.blobs());
+        }
     }
 
     fn connections(&self) -> u64 {

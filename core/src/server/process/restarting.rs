@@ -35,6 +35,12 @@ impl Process<'_> {
                     }
                 }
             }
+            Todo::AdoptState(blobs) => {
+                if let Err(error) = self.runtime.adopt(&blobs) {
+                    tracing::warn!("{error}");
+                }
+                self.runtime_has_changed();
+            }
             Todo::TakeOver { epoch } => {
                 self.take_over(epoch);
                 // Of what came last, the kernel may have told a parent that was killed.
@@ -137,6 +143,7 @@ impl Process<'_> {
             Running::prepare(self.surroundings, opened, epoch, inherited).await?;
         self.alive = running.workers.len();
         self.running = Some(running);
+        self.runtime_has_changed();
         if let Some(link) = &mut self.link {
             link.offer(offered);
             if let Some(running) = &self.running {
