@@ -1,5 +1,8 @@
 //! `docs/restart-failures.md` names a test for each failure: they are there.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};

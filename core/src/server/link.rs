@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ouro_restart::child::{self, Child};
 use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::Received;
+use ouro_restart::transport::{Received, TransportError};
 use ouro_restart::{
     Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
     totals_reply,
@@ -176,7 +176,7 @@ impl Link {
         self.offered = sockets;
     }
 
-    /// This goes to the next process beside the sockets. (The list fits a frame: no piece of it is ever asked for later.)
+    /// This goes to the next process beside the sockets.
     pub(super) fn set_state(&mut self, state: Vec<Blob>) {
         self.state = state;
     }
@@ -395,6 +395,15 @@ impl Link {
             Ok(Some(received)) => {
                 self.fds = received.fds;
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
+            }
+            // The connection is still there to say so.
+            Err(error)
+                if self.parent.is_none()
+                    && !matches!(error, TransportError::Gone | TransportError::Io(_)) =>
+            {
+                Some(child::Event::Failed {
+                    why: format!("what the running process sends is of no use: {error}"),
+                })
             }
             Err(error) => {
                 let process = self.up.take().and_then(|up| up.inner.into_peer_process());

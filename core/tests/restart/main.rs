@@ -1,6 +1,6 @@
 //! Hot restarts with real processes: nothing is refused, lost or counted wrong, whoever fails at whatever step.
 //!
-//! [`instance`] starts processes, [`load`] are strict clients that write down every failure, [`fake`] speaks the restart
+//! [`instance`] starts processes, [`site`] is the instance that most tests are about, [`load`] are strict clients that write down every failure, [`fake`] speaks the restart
 //! protocol for a process that is not there. The rest is one module per subject.
 //!
 //! The runs that take minutes are ignored tests, one command each; `OURO_TEST_PERCENT=5` makes a short one:
@@ -24,6 +24,7 @@ mod load;
 mod operators;
 mod parents;
 mod refusals;
+mod site;
 mod steady;
 mod totals;
 mod wakeups;
