@@ -15,7 +15,10 @@ pub(crate) fn page(results: &Results) -> String {
     let [proxy, load] = results.cpus;
     text.push_str(&format!("- CPUs: proxy {proxy}, load and origin {load}\n- Origin: {}\n", results.origin));
     let (rounds, seconds) = (results.rounds, results.seconds);
-    text.push_str(&format!("- {rounds} interleaved rounds of {seconds} s, median\n"));
+    text.push_str(&format!(
+        "- {rounds} interleaved rounds of {seconds} s, median; `ouro/this` is the median of the rounds' ratios, with the \
+         smallest and the largest\n"
+    ));
     for subject in &results.subjects {
         let about = match (&subject.version, &subject.skipped) {
             (Some(version), _) => version.clone(),

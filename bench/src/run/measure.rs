@@ -128,6 +128,8 @@ impl Bench<'_> {
         let ticks = used.user_ticks + used.kernel_ticks;
         let proxied = |value: f64| running.process.is_some().then_some(value);
         Ok(Round {
+            number: 0,
+            ouro_ratio: None,
             cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
             bytes_per_connection: None,
             requests_per_s: float(measured.done) / elapsed,

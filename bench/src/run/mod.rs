@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
-use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
+use self::results::{Results, Round, ScenarioResult, SubjectInfo, SubjectResult};
 use self::scenario::{Kind, Scenario};
 use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     )?;
     println!("{}", machine.line());
     println!(
-        "{rounds} x {seconds} s, median; proxy on CPU {}, load and origin ({}) on CPU {}",
+        "{rounds} rounds of {seconds} s, median; proxy on CPU {}, load and origin ({}) on CPU {}",
         cores.proxy,
         origins.describe(),
         cores.load
@@ -201,7 +201,8 @@ fn run_scenario(
         notes: Vec::new(),
     };
     for round in 1..=rounds {
-        for (variant, subject) in variants.iter().zip(&mut result.subjects) {
+        for index in order(variants.len(), round, rounds) {
+            let (variant, subject) = (&variants[index], &mut result.subjects[index]);
             if subject.skipped.is_some() {
                 continue;
             }
@@ -212,7 +213,7 @@ fn run_scenario(
                     let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
                     let (unit, rate) = (result.unit, measured.requests_per_s);
                     eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
-                    subject.rounds.push(measured);
+                    subject.rounds.push(Round { number: round, ..measured });
                 }
                 Err(why) if why == INTERRUPTION => return Err(why),
                 Err(why) => {
@@ -226,6 +227,20 @@ fn run_scenario(
     result.summarise(base);
     result.notes = notes(&result);
     Ok(result)
+}
+
+/// In which order the subjects take their turns in a round.
+///
+/// Each begins early in one round, in the middle of another and late in a third, and every second round goes backwards:
+/// a machine that becomes faster or slower favours nobody, not even among two neighbours.
+fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let turn = (round as usize - 1) * count / rounds as usize;
+    order.rotate_left(turn.min(count));
+    if round.is_multiple_of(2) {
+        order.reverse();
+    }
+    order
 }
 
 /// Who takes part, and with how many workers.
@@ -259,8 +274,8 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         if let Some(why) = &subject.skipped {
             notes.push(format!("{}: {}", subject.name, why.trim().replace('\n', " | ")));
         }
-        for (number, round) in subject.rounds.iter().enumerate() {
-            let place = format!("{}, round {}", subject.name, number + 1);
+        for round in &subject.rounds {
+            let place = format!("{}, round {}", subject.name, round.number);
             for example in &round.examples {
                 notes.push(format!("{place}: {example}"));
             }
@@ -311,4 +326,29 @@ fn own_are_sound(results: &Results) -> bool {
         }
     }
     sound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_place_in_a_round_is_kept_for_anybody() {
+        assert_eq!(order(3, 1, 3), [0, 1, 2]);
+        assert_eq!(order(3, 2, 3), [0, 2, 1]);
+        assert_eq!(order(3, 3, 3), [2, 0, 1]);
+        for (count, rounds) in [(1, 1), (2, 3), (8, 3), (10, 7), (3, 100)] {
+            for round in 1..=rounds {
+                let mut all = order(count, round, rounds);
+                all.sort_unstable();
+                assert_eq!(
+                    all,
+                    (0..count).collect::<Vec<_>>(),
+                    "{count} subjects, round {round} of {rounds}"
+                );
+            }
+        }
+        let first: Vec<usize> = (1..=4).map(|round| order(8, round, 4)[0]).collect();
+        assert_eq!(first, [0, 1, 4, 5]);
+    }
 }
