@@ -15,8 +15,9 @@ use crate::process::{POLL, Usage, rss};
 /// Requests that are in their connection's first exchange at the same time, in the idle scenario.
 const IDLE_AT_ONCE: usize = 16;
 
-/// How long opening all idle connections may take.
+/// How long opening all idle connections may take, and how long without one more that is served.
 const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+const IDLE_STUCK: Duration = Duration::from_secs(15);
 
 /// How long memory has to stay the same to be believed, and how long that is waited for.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -131,6 +132,7 @@ impl Bench<'_> {
             number: 0,
             ouro_ratio: None,
             cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
+            done: measured.done,
             bytes_per_connection: None,
             requests_per_s: float(measured.done) / elapsed,
             p50_us: measured.latencies.quantile_us(0.5),
@@ -166,7 +168,7 @@ impl Bench<'_> {
         let before = settled_rss(&process.pids())?;
         let start = Instant::now();
         let mut load = Load::new(vec![plan(connections)])?;
-        load.run_until_served(IDLE_PATIENCE)?;
+        load.run_until_served_or_stuck(IDLE_PATIENCE, IDLE_STUCK)?;
         let elapsed = start.elapsed().as_secs_f64();
         let after = settled_rss(&process.pids())?;
         // A connection that was closed meanwhile is noticed now.
@@ -179,6 +181,7 @@ impl Bench<'_> {
         }
         Ok(Round {
             bytes_per_connection: Some((float(after) - float(before)) / float(connections as u64)),
+            done: tally.done,
             requests_per_s: float(tally.done) / elapsed,
             rss_bytes: Some(float(after)),
             errors: tally.errors() + lost as u64,

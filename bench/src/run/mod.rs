@@ -4,15 +4,16 @@ mod measure;
 pub(crate) mod origins;
 pub(crate) mod results;
 pub(crate) mod scenario;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
-use self::results::{Results, Round, ScenarioResult, SubjectInfo, SubjectResult};
+use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
 use self::scenario::{Kind, Scenario};
-use crate::machine::{self, Cores, INTERRUPTION, Machine};
+use crate::machine::{self, Cores, Machine};
 use crate::origin::Wrong;
 use crate::peers::{self, Found, Subject};
 use crate::report;
@@ -45,7 +46,7 @@ pub(crate) struct Options {
     /// Rounds, in which the subjects take turns [default: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ROUNDS)))]
     rounds: Option<u32>,
-    /// Length of one measurement, seconds [default: 2].
+    /// Length of one measurement, seconds [default: 2, or less where there are so many subjects that it would take too long].
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
     /// Program of the proxy [default: `ouro` beside this program].
@@ -83,7 +84,6 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let scenarios = options.scenarios();
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
-    let seconds = options.seconds.unwrap_or(if options.quick { 0.4 } else { 2.0 });
     let (machine, cores) = (Machine::describe(), Cores::find());
     machine::pin(&[cores.load]).map_err(|error| format!("cannot pin to CPU {}: {error}", cores.load))?;
     let folder = tempfile::Builder::new().prefix("ouro-bench-").tempdir();
@@ -93,6 +93,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         let text = info.version.as_ref().or(info.skipped.as_ref());
         println!("{:8} {}", info.name, text.map_or("", String::as_str));
     }
+    let count = |scenario: &Scenario| variants(scenario, &found).len() * rounds as usize;
+    let measurements: usize = scenarios.iter().map(count).sum();
+    let seconds = options.seconds.unwrap_or_else(|| turns::seconds(measurements, options.quick));
     let origins = Origins::start(
         folder.path(),
         cores.load,
@@ -101,7 +104,8 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     )?;
     println!("{}", machine.line());
     println!(
-        "{rounds} rounds of {seconds} s, median; proxy on CPU {}, load and origin ({}) on CPU {}",
+        "{measurements} measurements in {rounds} rounds of {seconds} s, about {}; proxy on CPU {}, load and origin ({}) on CPU {}",
+        turns::about(measurements, seconds),
         cores.proxy,
         origins.describe(),
         cores.load
@@ -132,6 +136,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         // After each scenario, so that an interrupted run leaves what it has.
         options.write(&results)?;
     }
+    eprintln!("done in {:.0} s", start.elapsed().as_secs_f64());
     Ok(own_are_sound(&results))
 }
 
@@ -193,54 +198,36 @@ fn run_scenario(
     let mut result = ScenarioResult {
         name: scenario.name,
         title: scenario.title,
-        unit: if matches!(scenario.kind, Kind::Idle { .. }) { "B/connection" } else { "CPU us/request" },
+        unit: unit(scenario),
         subjects: variants
             .iter()
             .map(|variant| SubjectResult { name: variant.name.clone(), ..SubjectResult::default() })
             .collect(),
         notes: Vec::new(),
     };
-    for round in 1..=rounds {
-        for index in order(variants.len(), round, rounds) {
-            let (variant, subject) = (&variants[index], &mut result.subjects[index]);
-            if subject.skipped.is_some() {
-                continue;
+    turns::take(&mut result, rounds, |index, round| {
+        let variant = &variants[index];
+        eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
+        let measured = bench.measure(scenario, variant);
+        match &measured {
+            Ok(measured) => {
+                let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
+                let rate = measured.requests_per_s;
+                let unit = unit(scenario);
+                eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
             }
-            machine::check_interrupt()?;
-            eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
-            match bench.measure(scenario, variant) {
-                Ok(measured) => {
-                    let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-                    let (unit, rate) = (result.unit, measured.requests_per_s);
-                    eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
-                    subject.rounds.push(Round { number: round, ..measured });
-                }
-                Err(why) if why == INTERRUPTION => return Err(why),
-                Err(why) => {
-                    eprintln!("skipped");
-                    subject.skipped = Some(why);
-                }
-            }
+            Err(_) => eprintln!("skipped"),
         }
-    }
+        measured
+    })?;
     let base = if scenario.kind == Kind::Workers { "ouro x1" } else { Subject::Ouro.name() };
     result.summarise(base);
     result.notes = notes(&result);
     Ok(result)
 }
 
-/// In which order the subjects take their turns in a round.
-///
-/// Each begins early in one round, in the middle of another and late in a third, and every second round goes backwards:
-/// a machine that becomes faster or slower favours nobody, not even among two neighbours.
-fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    let turn = (round as usize - 1) * count / rounds as usize;
-    order.rotate_left(turn.min(count));
-    if round.is_multiple_of(2) {
-        order.reverse();
-    }
-    order
+const fn unit(scenario: &Scenario) -> &'static str {
+    if matches!(scenario.kind, Kind::Idle { .. }) { "B/connection" } else { "CPU us/request" }
 }
 
 /// Who takes part, and with how many workers.
@@ -273,6 +260,12 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
     for subject in &result.subjects {
         if let Some(why) = &subject.skipped {
             notes.push(format!("{}: {}", subject.name, why.trim().replace('\n', " | ")));
+        }
+        if let Some(round) = subject.left_out_after {
+            notes.push(format!(
+                "{}: too many errors in round {round}, so it was left out of the rounds after that",
+                subject.name
+            ));
         }
         for round in &subject.rounds {
             let place = format!("{}, round {}", subject.name, round.number);
@@ -326,29 +319,4 @@ fn own_are_sound(results: &Results) -> bool {
         }
     }
     sound
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_place_in_a_round_is_kept_for_anybody() {
-        assert_eq!(order(3, 1, 3), [0, 1, 2]);
-        assert_eq!(order(3, 2, 3), [0, 2, 1]);
-        assert_eq!(order(3, 3, 3), [2, 0, 1]);
-        for (count, rounds) in [(1, 1), (2, 3), (8, 3), (10, 7), (3, 100)] {
-            for round in 1..=rounds {
-                let mut all = order(count, round, rounds);
-                all.sort_unstable();
-                assert_eq!(
-                    all,
-                    (0..count).collect::<Vec<_>>(),
-                    "{count} subjects, round {round} of {rounds}"
-                );
-            }
-        }
-        let first: Vec<usize> = (1..=4).map(|round| order(8, round, 4)[0]).collect();
-        assert_eq!(first, [0, 1, 4, 5]);
-    }
 }

@@ -60,6 +60,8 @@ pub(crate) struct SubjectResult {
     pub(crate) name: String,
     /// Why there are no numbers.
     pub(crate) skipped: Option<String>,
+    /// The round with so many errors that it was left out of the rounds after it.
+    pub(crate) left_out_after: Option<u32>,
     /// Median over the rounds.
     pub(crate) value: Option<f64>,
     /// Smallest and largest round.
@@ -87,6 +89,8 @@ pub(crate) struct Round {
     pub(crate) cpu_us: Option<f64>,
     /// Resident memory for one idle connection, bytes.
     pub(crate) bytes_per_connection: Option<f64>,
+    /// Exchanges that ended as they should; all rounds together in a median.
+    pub(crate) done: u64,
     /// Requests in a second.
     pub(crate) requests_per_s: f64,
     /// Latencies, microseconds.
@@ -127,6 +131,7 @@ impl Round {
             number: 0,
             ouro_ratio: of(|round| round.ouro_ratio),
             cpu_us: of(|round| round.cpu_us),
+            done: rounds.iter().map(|round| round.done).sum(),
             bytes_per_connection: of(|round| round.bytes_per_connection),
             requests_per_s: of(|round| Some(round.requests_per_s)).unwrap_or_default(),
             p50_us: of(|round| round.p50_us),
