@@ -24,7 +24,8 @@ pub(crate) fn page(results: &Results) -> String {
             (Some(version), _) => version.clone(),
             (None, why) => format!("not measured ({})", why.as_deref().unwrap_or("unknown")),
         };
-        text.push_str(&format!("- {}: {}\n", subject.name, one_line(&about)));
+        let adds = subject.adds.iter().map(|what| format!("; adds {what}")).collect::<String>();
+        text.push_str(&format!("- {}: {}{}\n", subject.name, one_line(&about), one_line(&adds)));
     }
     for scenario in &results.scenarios {
         text.push_str(&format!("\n## {}\n\n{}.\n\n", scenario.name, capital(scenario.title)));
