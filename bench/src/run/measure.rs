@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::forwarding;
 use super::origins::{Origins, subfolder};
 use super::results::Round;
 use super::scenario::{Exchange, Kind, OriginKind, Scenario};
@@ -67,6 +68,25 @@ impl Bench<'_> {
             Kind::Idle { connections } => self.idle(variant, connections),
         };
         round.map(|round| Round { yardstick_ms, ..round })
+    }
+
+    /// Starts a subject and checks what it sends to the origin. Returns what it adds beside what it must; nothing of one that
+    /// knows no HTTP.
+    ///
+    /// # Errors
+    /// Why it must not be measured in this shape.
+    pub(crate) fn check_forwarding(&self, found: &Found, shape: Shape) -> Result<Vec<String>, String> {
+        let (exchange, host) = match shape {
+            Shape::Tcp => return Ok(Vec::new()),
+            Shape::Http => (Exchange::Get(content::SMALL), content::HOST.to_owned()),
+            Shape::Routes => (Exchange::Hosts, content::host(0)),
+        };
+        if matches!(found.subject, Subject::Direct | Subject::Relay) {
+            return Ok(Vec::new());
+        }
+        let variant = Variant { name: found.subject.to_string(), found: found.clone(), workers: 1 };
+        let running = self.start(&variant, shape, OriginKind::Own, exchange)?;
+        forwarding::check(running.address, &host)
     }
 
     fn start(

@@ -1,5 +1,6 @@
 //! `ouro-bench run`: all subjects side by side.
 
+mod forwarding;
 mod measure;
 pub(crate) mod origins;
 pub(crate) mod results;
@@ -13,9 +14,9 @@ use self::measure::{Bench, Variant};
 use self::origins::Origins;
 use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
 use self::scenario::{Kind, Scenario};
-use crate::machine::{self, Cores, Machine};
+use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
-use crate::peers::{self, Found, Subject};
+use crate::peers::{self, Found, Shape, Subject};
 use crate::report;
 
 /// A round is in a slow phase of the machine if its yardstick took so many times the best.
@@ -128,9 +129,10 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let time = Duration::from_secs_f64(seconds);
     let bench = Bench { origins: &origins, cores: &cores, folder: folder.path(), time };
     let start = Instant::now();
+    let unfit = check_forwarding(&bench, &scenarios, &found, &mut results.subjects)?;
     for (number, scenario) in scenarios.iter().enumerate() {
         let place = format!("[{}/{} {:.0} s]", number + 1, scenarios.len(), start.elapsed().as_secs_f64());
-        let result = run_scenario(&bench, scenario, &found, rounds, &place)?;
+        let result = run_scenario(&bench, scenario, &found, &unfit, rounds, &place)?;
         println!("\n{}", report::table::scenario(&result));
         results.scenarios.push(result);
         // After each scenario, so that an interrupted run leaves what it has.
@@ -160,10 +162,12 @@ impl Options {
             match peers::find(subject, self.ouro.as_deref()) {
                 Ok(one) => {
                     let version = Some(one.version.clone());
-                    infos.push(SubjectInfo { name, version, skipped: None });
+                    infos.push(SubjectInfo { name, version, skipped: None, adds: Vec::new() });
                     found.push(one);
                 }
-                Err(why) => infos.push(SubjectInfo { name, version: None, skipped: Some(why) }),
+                Err(why) => {
+                    infos.push(SubjectInfo { name, version: None, skipped: Some(why), adds: Vec::new() });
+                }
             }
         }
         (found, infos)
@@ -187,10 +191,45 @@ impl Options {
     }
 }
 
+/// Who must not be measured in a shape, and why.
+type Unfit = (Subject, Shape, String);
+
+/// Lets every subject show what it sends to the origin, in every shape that there is something to measure of.
+fn check_forwarding(
+    bench: &Bench<'_>,
+    scenarios: &[Scenario],
+    found: &[Found],
+    infos: &mut [SubjectInfo],
+) -> Result<Vec<Unfit>, String> {
+    let mut unfit = Vec::new();
+    for shape in [Shape::Http, Shape::Routes] {
+        if !scenarios.iter().any(|scenario| scenario.shape() == shape) {
+            continue;
+        }
+        for one in found {
+            machine::check_interrupt()?;
+            match bench.check_forwarding(one, shape) {
+                Ok(added) => {
+                    for info in infos.iter_mut().filter(|info| info.name == one.subject.name()) {
+                        let new: Vec<String> =
+                            added.iter().filter(|text| !info.adds.contains(text)).cloned().collect();
+                        new.iter().for_each(|text| println!("{:8} adds {text}", info.name));
+                        info.adds.extend(new);
+                    }
+                }
+                Err(why) if why == INTERRUPTION => return Err(why),
+                Err(why) => unfit.push((one.subject, shape, why)),
+            }
+        }
+    }
+    Ok(unfit)
+}
+
 fn run_scenario(
     bench: &Bench<'_>,
     scenario: &Scenario,
     found: &[Found],
+    unfit: &[Unfit],
     rounds: u32,
     place: &str,
 ) -> Result<ScenarioResult, String> {
@@ -208,7 +247,8 @@ fn run_scenario(
     turns::take(&mut result, rounds, |index, round| {
         let variant = &variants[index];
         eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
-        let measured = bench.measure(scenario, variant);
+        let unfit = unfit.iter().find(|one| one.0 == variant.found.subject && one.1 == scenario.shape());
+        let measured = unfit.map_or_else(|| bench.measure(scenario, variant), |one| Err(one.2.clone()));
         match &measured {
             Ok(measured) => {
                 let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));

@@ -36,6 +36,8 @@ pub(crate) struct SubjectInfo {
     pub(crate) version: Option<String>,
     /// Why it was not measured.
     pub(crate) skipped: Option<String>,
+    /// Fields that it adds to messages beside `x-forwarded-for` and `x-forwarded-proto`, which all add.
+    pub(crate) adds: Vec<String>,
 }
 
 /// A scenario, all subjects.
