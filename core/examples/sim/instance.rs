@@ -9,7 +9,7 @@ use ouro::ring::sim::{self, SocketKey, World};
 use ouro::worker::Running;
 use ouro_restart::message::CAPABILITY_PARCELS;
 use ouro_restart::{Child, Deadlines, Identity, child};
-use ouro_shm::Segment;
+use ouro_shm::{Membership, Segment};
 
 use crate::process::{Preparing, Process};
 use crate::wires::{Side, Wires};
@@ -65,6 +65,8 @@ pub struct Instance {
     pub cut_off: u64,
     /// Virtual time for which processes hung.
     pub stalled_us: u64,
+    /// Of processes that have ended in good order.
+    memberships: Vec<Membership>,
     manner: Manner,
     restarts: VecDeque<u64>,
     attempt: Option<Attempt>,
@@ -103,6 +105,7 @@ impl Instance {
             channels: Vec::new(),
             cut_off: 0,
             stalled_us: 0,
+            memberships: Vec::new(),
             is_rough: manner.overlapping,
             manner,
             restarts,
@@ -302,16 +305,19 @@ impl Instance {
         }
         process.course.worker_ended();
         let now = sim::with(|world| world.now());
-        self.bury(n, now);
+        self.bury(n, now, false);
     }
 
     /// The process is over: what it has is closed.
-    pub fn bury(&mut self, n: usize, now: u64) {
+    pub fn bury(&mut self, n: usize, now: u64, is_killed: bool) {
         note(|| format!("process {n} is gone"));
         let process = &mut self.processes[n];
         process.gone = true;
         (process.accepts, process.serves, process.holds) = (false, false, false);
-        (process.worker, process.preparing) = (None, None);
+        process.preparing = None;
+        // What a process that has ended by itself leaves in its gauges is a mistake; those of a dead one vanish.
+        self.memberships.extend(process.worker.take().map(|worker| worker.membership).filter(|_| !is_killed));
+        let process = &mut self.processes[n];
         process.inherited.clear();
         process.offered.clear();
         process.todo.clear();
@@ -345,7 +351,7 @@ impl Instance {
                 }
             }
         }
-        self.bury(n, now);
+        self.bury(n, now, true);
         sim::with(World::look_after_kill);
     }
 

@@ -47,7 +47,7 @@ pub struct WorkerSide {
     mailbox: mailbox::Sender<Message>,
     pub reports: Rc<RefCell<VecDeque<Report>>>,
     pub connections: Arc<Connections>,
-    _membership: Membership,
+    pub membership: Membership,
 }
 
 /// Preparing to serve.
@@ -282,7 +282,7 @@ impl Instance {
             }
             Todo::Fail => {
                 if process.running().is_none() {
-                    return self.bury(n, now);
+                    return self.bury(n, now, false);
                 }
                 process.accepts = false;
                 process.course.fail();
@@ -432,7 +432,7 @@ impl Instance {
         let ring = sim::with(|world| world.rings());
         let running = worker.begin(move |report| heard.borrow_mut().push_back(report)).unwrap();
         let running = Some(running);
-        WorkerSide { ring, running, mailbox: sender, reports, connections, _membership: membership }
+        WorkerSide { ring, running, mailbox: sender, reports, connections, membership }
     }
 }
 

@@ -282,6 +282,9 @@ impl Driver {
         for id in self.watches.ids().collect::<Vec<_>>() {
             self.remove_watch(id);
         }
+        self.flush();
+        // The kernel has its part from here on, however long it takes until this process goes on. An error comes again.
+        let _ = self.kernel.enter(Some(Duration::ZERO));
     }
 
     /// The process is killed: the kernel closes what it had.
