@@ -426,7 +426,9 @@ impl Instance {
         let has_cpu = |process: &&Process| process.stalled_until <= now;
         let living: Vec<&Process> = self.living().map(|(_, process)| process).collect();
         let is_meant_to = living.iter().copied().filter(has_cpu).any(|process| {
-            process.has_accepted && !(process.course.is_stopping() || process.course.is_failing())
+            // Who was replaced twice drains, and does not come back.
+            let ends = process.course.is_stopping() || process.course.is_failing() || process.leaves;
+            process.has_accepted && !(ends || process.is_superseded)
         });
         let accepts = living.iter().copied().filter(has_cpu).any(|process| process.accepts);
         let serving = living.iter().copied().filter(has_cpu).filter(|process| process.serves).count();

@@ -89,6 +89,8 @@ pub struct Process {
     pub look_at: Option<u64>,
     pub deadline: Option<u64>,
     pub is_orphaned: bool,
+    /// The process after it has been replaced itself.
+    pub is_superseded: bool,
     /// Its worker has been told to accept, and not to stop.
     pub accepts: bool,
     pub has_accepted: bool,
@@ -126,6 +128,7 @@ impl Process {
             look_at: None,
             deadline: None,
             is_orphaned: false,
+            is_superseded: false,
             accepts: false,
             has_accepted: false,
             leaves: false,

@@ -58,6 +58,9 @@ impl Instance {
             match self.wires.receive(wire, Side::Parent, now) {
                 None => continue,
                 Some(Packet::Frame(frame, _)) => {
+                    if let Message::Superseded(message) = &frame.message {
+                        self.processes[n].is_superseded = message.superseded;
+                    }
                     self.down(n, parent::Event::Frame { peer, frame, fds: 0 });
                 }
                 Some(Packet::HangUp) => {
