@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
 use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
-use self::scenario::{Kind, Scenario};
+use self::scenario::{Exchange, Kind, Scenario};
 use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
 use crate::peers::{self, Found, Shape, Subject};
@@ -263,6 +263,7 @@ fn run_scenario(
     let base = if scenario.kind == Kind::Workers { "ouro x1" } else { Subject::Ouro.name() };
     result.summarise(base);
     result.notes = notes(&result);
+    result.notes.extend(no_floor(scenario, found));
     Ok(result)
 }
 
@@ -337,6 +338,21 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Why the relay is no floor where it is none.
+fn no_floor(scenario: &Scenario, found: &[Found]) -> Option<String> {
+    let why = match scenario.kind {
+        Kind::Load { exchange: Exchange::Close, .. } => {
+            "opens two connections for each request, because it cannot keep one to the origin as the proxies do"
+        }
+        Kind::Idle { .. } => {
+            "has a connection to the origin for each of its clients', and the proxies share a few among all of them"
+        }
+        _ => return None,
+    };
+    let has_relay = found.iter().any(|found| found.subject == Subject::Relay);
+    has_relay.then(|| format!("relay: no floor here: it {why}"))
 }
 
 /// Whether what is ours was measured and made no errors.
