@@ -104,6 +104,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         options.wrong,
     )?;
     println!("{}", machine.line());
+    if let Some(about) = machine.about_tcp() {
+        println!("note: {about}");
+    }
     println!(
         "{measurements} measurements in {rounds} rounds of {seconds} s, about {}; proxy on CPU {}, load and origin ({}) on CPU {}",
         turns::about(measurements, seconds),
