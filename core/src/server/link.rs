@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ouro_restart::child::{self, Child};
 use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::Received;
+use ouro_restart::transport::{Received, TransportError};
 use ouro_restart::{
     Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
     totals_reply,
@@ -43,6 +43,8 @@ const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
     Prepare { epoch: u32, before: Before },
+    /// The process before says this beside its sockets: before the commit, and once more after it.
+    AdoptState(Vec<Blob>),
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
     /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`]. The process with this id serves.
@@ -109,6 +111,8 @@ pub(super) struct Link {
     offered: Vec<Passed>,
     /// Where this process counts.
     segment: Option<Segment>,
+    /// What the next process is told beside its sockets.
+    state: Vec<Blob>,
     /// What the process before had counted elsewhere when we came.
     carried: Vec<Blob>,
     /// What we have counted, on its way to the next process.
@@ -146,6 +150,7 @@ impl Link {
             inherited: Vec::new(),
             offered: Vec::new(),
             segment: None,
+            state: Vec::new(),
             carried: Vec::new(),
             counted: Vec::new(),
             was_asked_for_totals: false,
@@ -171,9 +176,15 @@ impl Link {
         self.offered = sockets;
     }
 
+    /// This goes to the next process beside the sockets.
+    pub(super) fn set_state(&mut self, state: Vec<Blob>) {
+        self.state = state;
+    }
+
     /// This is where this process counts.
     pub(super) fn set_segment(&mut self, segment: Segment) {
         self.identity.segment_id = segment.id();
+        self.child.set_counts_in(segment.id());
         self.segment = Some(segment);
     }
 
@@ -385,6 +396,15 @@ impl Link {
                 self.fds = received.fds;
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
             }
+            // The connection is still there to say so.
+            Err(error)
+                if self.parent.is_none()
+                    && !matches!(error, TransportError::Gone | TransportError::Io(_)) =>
+            {
+                Some(child::Event::Failed {
+                    why: format!("what the running process sends is of no use: {error}"),
+                })
+            }
             Err(error) => {
                 let process = self.up.take().and_then(|up| up.inner.into_peer_process());
                 self.dying = process.as_ref().and_then(|process| readiness(process.as_fd()).ok());
@@ -446,8 +466,7 @@ impl Link {
                     }
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
-                // No state yet, and none that would have to be understood.
-                child::Action::AdoptState { .. } => {}
+                child::Action::AdoptState { blobs, .. } => self.todo.push_back(Todo::AdoptState(blobs)),
                 child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
                 child::Action::AdoptTotals { blobs, last: true } => {
                     self.todo.push_back(Todo::TakeTotals(blobs));
@@ -485,6 +504,14 @@ impl Link {
         Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
+    /// The segment of a process that had taken over from the one before us and was killed, if that has the name of the
+    /// instance and can be read.
+    fn lost_segment(&self) -> Option<Segment> {
+        let parent = self.child.parent().filter(|_| self.child.wants_totals())?;
+        let named = Segment::peek(self.identity.base_id).ok().flatten()?;
+        parent.lost_segments.contains(&named.id()).then_some(named)
+    }
+
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
         let connection = Connection::connect(&self.address)?;
         Watched::new(connection)
@@ -514,7 +541,7 @@ impl Link {
         let before = match self.child.parent() {
             None => Before::Nobody,
             Some(_) if self.child.parent_has_other_segment() => {
-                Before::Elsewhere(std::mem::take(&mut self.carried))
+                Before::Elsewhere { carried: std::mem::take(&mut self.carried), lost: self.lost_segment() }
             }
             Some(_) => Before::Sharing,
         };
@@ -629,7 +656,7 @@ impl Link {
                 let (reply, range) = listen_sockets_reply(&described, cursor);
                 (Message::from(reply), range)
             }
-            Part::State => (state_reply(&[], cursor).into(), 0..0),
+            Part::State => (state_reply(&self.state, cursor).into(), 0..0),
             Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();

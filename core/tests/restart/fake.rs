@@ -81,8 +81,7 @@ impl Peer {
             self.request(DrainListeners {
                 drain_ms: 0,
                 parent_shutdown_ms: 60_000,
-                live: false,
-                released: Vec::new(),
+                ..DrainListeners::default()
             });
             self.expect("DrainListenersReply");
         }
@@ -202,6 +201,7 @@ impl FakeParent {
             busy: false,
             elder: false,
             segment_id: 0,
+            lost_segments: Vec::new(),
         }
     }
 

@@ -45,6 +45,24 @@ fn totals_of_another_segment_are_taken_once_however_often_they_are_set() {
 }
 
 #[test]
+fn what_was_counted_here_is_told_from_what_was_told() {
+    let new = Segment::private(SIZE);
+    let ours = serve(&new);
+    ours.stripe(0).block(ours.register::<Thing>(&["a"])).add(Thing::DONE, 1);
+    let told = |n| {
+        let other = Segment::private(SIZE);
+        let theirs = serve(&other);
+        theirs.stripe(0).block(theirs.register::<Thing>(&["a"])).add(Thing::DONE, n);
+        read(&other).entities
+    };
+    ours.totals().set(&told(10));
+    ours.inheritance().set(&told(100));
+    assert_eq!(numbers(&read(&new), "a"), Some((111, 0, 0)));
+    let here = new.counted_here();
+    assert_eq!(here.iter().map(|entity| entity.number("done")).collect::<Vec<_>>(), [101]);
+}
+
+#[test]
 fn what_another_program_counts_is_taken_as_it_is() {
     crate::scope! {
         /// The same with other metrics.
