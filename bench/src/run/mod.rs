@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
 use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
-use self::scenario::{Kind, Scenario};
+use self::scenario::{Exchange, Kind, Scenario};
 use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
 use crate::peers::{self, Found, Shape, Subject};
@@ -105,6 +105,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         options.wrong,
     )?;
     println!("{}", machine.line());
+    if let Some(about) = machine.about_tcp() {
+        println!("note: {about}");
+    }
     println!(
         "{measurements} measurements in {rounds} rounds of {seconds} s, about {}; proxy on CPU {}, load and origin ({}) on CPU {}",
         turns::about(measurements, seconds),
@@ -270,6 +273,7 @@ fn run_scenario(
     let base = if scenario.kind == Kind::Workers { "ouro x1" } else { Subject::Ouro.name() };
     result.summarise(base);
     result.notes = notes(&result);
+    result.notes.extend(no_floor(scenario, found));
     Ok(result)
 }
 
@@ -350,6 +354,21 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Why the relay is no floor where it is none.
+fn no_floor(scenario: &Scenario, found: &[Found]) -> Option<String> {
+    let why = match scenario.kind {
+        Kind::Load { exchange: Exchange::Close, .. } => {
+            "opens two connections for each request, because it cannot keep one to the origin as the proxies do"
+        }
+        Kind::Idle { .. } => {
+            "has a connection to the origin for each of its clients', and the proxies share a few among all of them"
+        }
+        _ => return None,
+    };
+    let has_relay = found.iter().any(|found| found.subject == Subject::Relay);
+    has_relay.then(|| format!("relay: no floor here: it {why}"))
 }
 
 /// Whether what is ours was measured and made no errors.
