@@ -167,10 +167,8 @@ pub(crate) fn version_of(program: &str, argument: &str) -> Option<String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
-    // Some name the path they were called by, which is nobody's business.
-    let line = line.trim();
-    let line = line.strip_prefix(program).map_or(line, str::trim_start);
-    Some(line.strip_prefix("version: ").unwrap_or(line).to_owned())
+    // Some name the path that they were called by, or the one behind it: only the name of the program says something.
+    Some(crate::report::without_paths(line.trim()))
 }
 
 /// The CPUs that this process may use.
@@ -188,6 +186,17 @@ fn field(path: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_has_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("envoy");
+        let text = "#!/bin/sh\necho; echo \"$0/../real/envoy  version: 1.40.0/Clean\"\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let version = version_of(program.to_str().unwrap(), "--version");
+        assert_eq!(version.as_deref(), Some("envoy  version: 1.40.0/Clean"));
+    }
 
     #[test]
     fn the_machine_is_known() {

@@ -58,6 +58,8 @@ fn the_proxy_and_the_floors_are_measured_without_errors() {
     let results = read(&out.path().join("results.json"));
     let scenarios = results["scenarios"].as_array().unwrap();
     assert_eq!(scenarios.len(), 5);
+    // What it makes by default beside the two fields is switched off, because nobody else makes it.
+    assert_eq!(results["subjects"][2]["adds"].as_array().unwrap().len(), 0, "{:#}", results["subjects"]);
     for scenario in scenarios {
         let subjects = scenario["subjects"].as_array().unwrap();
         assert_eq!(subjects.len(), 3);

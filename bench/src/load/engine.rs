@@ -1,5 +1,6 @@
 //! Drives all clients of a load from one thread.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
@@ -89,8 +90,30 @@ impl Load {
     /// # Errors
     /// As [`Load::run`].
     pub(crate) fn run_until_served(&mut self, time: Duration) -> Result<(), String> {
-        let end = Instant::now() + time;
-        self.run_until(|load, now| now >= end || load.conns.iter().all(|conn| conn.served), end)
+        self.run_until_served_or_stuck(time, time)
+    }
+
+    /// The same, but gives up when for so long no further client has had its first exchange.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn run_until_served_or_stuck(
+        &mut self,
+        time: Duration,
+        stuck: Duration,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        let end = begin + time;
+        let progress = Cell::new((0, begin));
+        let done = |load: &Self, now: Instant| {
+            let served = load.conns.iter().filter(|conn| conn.served).count();
+            if served > progress.get().0 {
+                progress.set((served, now));
+            }
+            let waited = now.saturating_duration_since(progress.get().1);
+            now >= end || served == load.conns.len() || waited >= stuck
+        };
+        self.run_until(done, end)
     }
 
     /// Finishes the exchanges in progress, then closes all connections.
@@ -313,5 +336,24 @@ impl Load {
                 self.apply(index, Step::Failed((Failure::TimedOut, text)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_never_answers_is_not_waited_for_to_the_end() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let plan = Plan::new("silent", silent.local_addr().unwrap(), 2, Work::get(100));
+        let mut load = Load::new(vec![plan]).unwrap();
+        let begin = Instant::now();
+        load.run_until_served_or_stuck(Duration::from_secs(60), Duration::from_millis(50)).unwrap();
+        let elapsed = begin.elapsed();
+        assert!(elapsed >= Duration::from_millis(50) && elapsed < Duration::from_secs(30), "{elapsed:?}");
+        assert_eq!((load.tallies()[0].done, load.open()), (0, 2));
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::forwarding;
 use super::origins::{Origins, subfolder};
 use super::results::Round;
 use super::scenario::{Exchange, Kind, OriginKind, Scenario};
@@ -15,8 +16,9 @@ use crate::process::{POLL, Usage, rss};
 /// Requests that are in their connection's first exchange at the same time, in the idle scenario.
 const IDLE_AT_ONCE: usize = 16;
 
-/// How long opening all idle connections may take.
+/// How long opening all idle connections may take, and how long without one more that is served.
 const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+const IDLE_STUCK: Duration = Duration::from_secs(15);
 
 /// How long memory has to stay the same to be believed, and how long that is waited for.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -66,6 +68,25 @@ impl Bench<'_> {
             Kind::Idle { connections } => self.idle(variant, connections),
         };
         round.map(|round| Round { yardstick_ms, ..round })
+    }
+
+    /// Starts a subject and checks what it sends to the origin. Returns what it adds beside what it must; nothing of one that
+    /// knows no HTTP.
+    ///
+    /// # Errors
+    /// Why it must not be measured in this shape.
+    pub(crate) fn check_forwarding(&self, found: &Found, shape: Shape) -> Result<Vec<String>, String> {
+        let (exchange, host) = match shape {
+            Shape::Tcp => return Ok(Vec::new()),
+            Shape::Http => (Exchange::Get(content::SMALL), content::HOST.to_owned()),
+            Shape::Routes => (Exchange::Hosts, content::host(0)),
+        };
+        if matches!(found.subject, Subject::Direct | Subject::Relay) {
+            return Ok(Vec::new());
+        }
+        let variant = Variant { name: found.subject.to_string(), found: found.clone(), workers: 1 };
+        let running = self.start(&variant, shape, OriginKind::Own, exchange)?;
+        forwarding::check(running.address, &host)
     }
 
     fn start(
@@ -128,7 +149,10 @@ impl Bench<'_> {
         let ticks = used.user_ticks + used.kernel_ticks;
         let proxied = |value: f64| running.process.is_some().then_some(value);
         Ok(Round {
+            number: 0,
+            ouro_ratio: None,
             cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
+            done: measured.done,
             bytes_per_connection: None,
             requests_per_s: float(measured.done) / elapsed,
             p50_us: measured.latencies.quantile_us(0.5),
@@ -164,7 +188,7 @@ impl Bench<'_> {
         let before = settled_rss(&process.pids())?;
         let start = Instant::now();
         let mut load = Load::new(vec![plan(connections)])?;
-        load.run_until_served(IDLE_PATIENCE)?;
+        load.run_until_served_or_stuck(IDLE_PATIENCE, IDLE_STUCK)?;
         let elapsed = start.elapsed().as_secs_f64();
         let after = settled_rss(&process.pids())?;
         // A connection that was closed meanwhile is noticed now.
@@ -177,6 +201,7 @@ impl Bench<'_> {
         }
         Ok(Round {
             bytes_per_connection: Some((float(after) - float(before)) / float(connections as u64)),
+            done: tally.done,
             requests_per_s: float(tally.done) / elapsed,
             rss_bytes: Some(float(after)),
             errors: tally.errors() + lost as u64,

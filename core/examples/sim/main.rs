@@ -5,9 +5,13 @@
 
 mod content;
 mod http;
+mod instance;
+mod process;
 mod report;
+mod roles;
 mod simulation;
 mod tcp;
+mod wires;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod counting;
+pub mod course;
 mod link;
 mod listen;
 mod notify;

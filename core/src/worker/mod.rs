@@ -268,6 +268,20 @@ impl Running {
         self.ring.stats()
     }
 
+    /// Kills the process: nothing of its code runs any more, and the kernel closes what it had.
+    #[cfg(feature = "sim")]
+    pub fn kill(self) {
+        let Self { run, ring, shared, counted } = self;
+        run.kill();
+        drop((shared, counted, ring));
+    }
+
+    /// Its connections are cut off from here on: what their peers see is nobody's fault.
+    #[cfg(feature = "sim")]
+    pub fn give_up(&self) {
+        self.run.give_up();
+    }
+
     /// Leaves the last counts behind.
     ///
     /// # Errors

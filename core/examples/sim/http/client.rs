@@ -320,6 +320,13 @@ impl Client {
 
     /// The connection is over.
     fn ended(&mut self, end: EndId, reset: bool) {
+        if sim::with(|world| world.was_cut(end)) {
+            // A process that is killed takes its connections with it, and no others.
+            let mut book = self.book.borrow_mut();
+            self.open.drain(..self.sent).for_each(|id| book.fates[id].abandoned = true);
+            drop(book);
+            return self.leave(end);
+        }
         if !reset && let State::Body { body: body @ Body::UntilClose, .. } = &mut self.state {
             *body = Body::Done;
             if let Err(error) = self.complete() {

@@ -217,7 +217,8 @@ impl Origin {
                 let (id, received) = (*id, *received);
                 let (up, _) = self.plan(id).tunnel.unwrap_or_default();
                 if self.eof {
-                    let abandoned = self.book.borrow().fates[id].abandoned;
+                    let cut = sim::with(|world| world.was_cut(self.end));
+                    let abandoned = cut || self.book.borrow().fates[id].abandoned;
                     if received != up && !abandoned {
                         return Err(format!("tunnel {id}: ended after {received} of {up} bytes"));
                     }

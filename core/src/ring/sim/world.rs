@@ -1,10 +1,10 @@
 //! The clock, the events to come, and what is decided by chance.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::fds::{Eyes, Key, Token, pair};
@@ -68,6 +68,10 @@ pub enum Happening {
     Nothing,
 }
 
+/// See [`World::key`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey(Key);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
     Deliver(u32, u8),
@@ -77,6 +81,8 @@ pub(super) enum Event {
     Send(u32, u32),
     Cancel(u32, u32),
     Accept(u32),
+    /// Who was told of connections in the queue of this listener accepts them: ring and operation.
+    AcceptBy(u32, u32, u32),
     /// A connection arrives in the queue of a listener.
     Incoming(u32, u32),
     Wake(u32),
@@ -88,6 +94,8 @@ pub(super) struct Listener {
     pub(super) queue: VecDeque<u32>,
     /// Accepts in flight: ring and operation.
     pub(super) accepts: Vec<(u32, u32)>,
+    /// Until then the ring of a process that was killed may be told of connections.
+    pub(super) haunted_until: Micros,
 }
 
 /// See the module.
@@ -115,6 +123,12 @@ pub struct World {
     prints: bool,
     /// Peers that are about to be woken.
     woken: Vec<bool>,
+    /// Connections that a killed process has taken with it.
+    pub(super) cut: BTreeSet<u32>,
+    /// A process is being killed.
+    pub(super) kills: bool,
+    /// Ends of channels whose other end a killed process had.
+    orphans: BTreeSet<Key>,
 }
 
 /// What a descriptor stands for.
@@ -150,6 +164,9 @@ impl World {
             is_traced: false,
             prints: false,
             woken: Vec::new(),
+            cut: BTreeSet::new(),
+            kills: false,
+            orphans: BTreeSet::new(),
         })
     }
 
@@ -274,6 +291,7 @@ impl World {
             Event::Send(ring, op) => self.run_send((ring, op)),
             Event::Cancel(ring, op) => self.run_cancel((ring, op)),
             Event::Accept(listener) => self.run_accept(listener),
+            Event::AcceptBy(listener, ring, op) => self.run_accept_by(listener, (ring, op)),
             Event::Incoming(listener, conn) => self.on_incoming(listener, conn),
             Event::Wake(peer) => {
                 if let Some(woken) = self.woken.get_mut(peer as usize) {
@@ -334,6 +352,36 @@ impl World {
         }
     }
 
+    /// Notices what was closed because a process was killed. To be called when all of it is gone.
+    pub fn look_after_kill(&mut self) {
+        self.kills = true;
+        self.look();
+        self.kills = false;
+    }
+
+    /// Whether a process that was killed had this connection, or whether somebody has cut it off who may.
+    #[must_use]
+    pub fn was_cut(&self, end: EndId) -> bool {
+        self.cut.contains(&end.conn)
+    }
+
+    /// What tells a socket from all others, whoever has it.
+    #[must_use]
+    pub fn key(fd: BorrowedFd<'_>) -> SocketKey {
+        SocketKey(super::fds::key_of(fd.as_raw_fd()).unwrap_or_default())
+    }
+
+    /// The process at the other end of this channel was killed.
+    pub fn orphan(&mut self, SocketKey(key): SocketKey) {
+        self.orphans.insert(key);
+    }
+
+    /// Whether the process at the other end of this channel was killed.
+    #[must_use]
+    pub fn is_orphan(&self, SocketKey(key): SocketKey) -> bool {
+        self.orphans.contains(&key)
+    }
+
     /// A listening socket of the code under test.
     ///
     /// # Errors
@@ -342,15 +390,22 @@ impl World {
         let number = self.listeners.len() as u32;
         let (ours, theirs) = pair()?;
         self.eyes.await_end(&ours, Token::Listener(number))?;
-        let key = super::fds::key_of(std::os::fd::AsRawFd::as_raw_fd(&theirs)).unwrap_or_default();
+        let key = super::fds::key_of(theirs.as_raw_fd()).unwrap_or_default();
         self.inodes.insert(key, Socket::Listener(number));
         self.listeners.push(Listener {
             address,
             fd: Some((ours, key)),
             queue: VecDeque::new(),
             accepts: Vec::new(),
+            haunted_until: 0,
         });
         Ok(theirs)
+    }
+
+    /// Whether a listening socket of the code under test has this address.
+    #[must_use]
+    pub fn is_listening(&self, address: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| listener.address == address && listener.fd.is_some())
     }
 
     /// Connections of the code under test that are open.
