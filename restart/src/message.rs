@@ -239,6 +239,10 @@ pub struct DrainListenersReply {
     /// Connections that the parent still has.
     #[prost(uint64, tag = "1")]
     pub connections: u64,
+    /// For so long the kernel may tell somebody of connections who does not hear of them, a process that hangs or has died:
+    /// the child looks into the queues itself, milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub unheard_ms: u64,
 }
 
 /// Parent to child: one connection, or a part of one; its descriptors go along with the frame. Only if both have

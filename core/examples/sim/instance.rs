@@ -144,6 +144,11 @@ impl Instance {
         self.processes.iter().enumerate().filter(|(_, process)| !process.gone)
     }
 
+    /// The process that serves, if it is the only one, there is no restart, and nobody is about to be accepted.
+    pub fn idle(&self) -> Option<usize> {
+        self.alone().filter(|_| sim::with(|world| !world.is_anybody_coming()))
+    }
+
     /// The process that serves, if it is the only one and there is no restart.
     pub fn alone(&self) -> Option<usize> {
         let now = sim::with(|world| world.now());
@@ -320,7 +325,6 @@ impl Instance {
         if !self.somebody_holds() {
             self.wires.turn_away(now);
         }
-        sim::with(World::look);
     }
 
     /// The process is killed: nothing of its code runs any more, and the kernel closes what it had.
@@ -333,6 +337,7 @@ impl Instance {
             self.cut_off += running.ring_stats().cut_off;
             running.kill();
         }
+        sim::with(World::look_after_kill);
         for (owners, keys) in &self.channels {
             for (owner, key) in owners.iter().zip([keys[1], keys[0]]) {
                 if *owner == Some(n) {
@@ -384,6 +389,7 @@ impl Instance {
         note(|| format!("process {n} hangs until {} ms", until / 1000));
         let now = sim::with(|world| world.now());
         self.stalled_us += until - now;
+        sim::with(|world| world.set_hung(until - now));
         self.processes[n].stalled_until = until;
         sim::with(|world| world.count("fault: a process hangs in a restart"));
         if let Some(worker) = self.processes[n].worker.as_ref().filter(|worker| worker.running.is_some()) {

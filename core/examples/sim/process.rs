@@ -20,9 +20,8 @@ use ouro_shm::{Joining, Membership};
 use crate::instance::Instance;
 use crate::wires::{Load, Side};
 
-/// How often a process that drains looks how many connections are left, and one that may miss connections into its queues.
+/// How often a process that drains looks how many connections are left.
 const DRAIN_LOOK_US: u64 = 10_000;
-const QUEUE_LOOK_US: u64 = 20_000;
 /// How long an address may be in use before that is an error, and how often it is tried.
 const BIND_PATIENCE_US: u64 = 15_000_000;
 const BIND_RETRY_US: u64 = 10_000;
@@ -88,7 +87,6 @@ pub struct Process {
     pub todo: VecDeque<Todo>,
     pub preparing: Option<Preparing>,
     pub look_at: Option<u64>,
-    queue_look: Option<u64>,
     pub deadline: Option<u64>,
     pub is_orphaned: bool,
     /// Its worker has been told to accept, and not to stop.
@@ -126,7 +124,6 @@ impl Process {
             todo: VecDeque::new(),
             preparing: None,
             look_at: None,
-            queue_look: None,
             deadline: None,
             is_orphaned: false,
             accepts: false,
@@ -172,7 +169,8 @@ impl Process {
         if !self.todo.is_empty() || reports {
             return now;
         }
-        let looks = [self.look_at, self.queue_look, self.deadline];
+        let queue_look = self.course.queue_look().map(|ms| ms * 1000);
+        let looks = [self.look_at, queue_look, self.deadline];
         looks.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 }
@@ -213,8 +211,8 @@ impl Instance {
                 self.stop(n);
             }
             self.look(n, now);
-        } else if is_due(process.queue_look) {
-            process.queue_look = None;
+        } else if is_due(process.course.queue_look().map(|ms| ms * 1000)) {
+            process.course.looks_into_queues();
             process.tell(Message::Look);
         } else {
             return false;
@@ -224,13 +222,9 @@ impl Instance {
 
     /// While another process may be told of connections instead of this one, they are found by looking.
     pub fn mind_the_queues(&mut self, n: usize, now: u64) {
-        let serves = self.processes[n].running().is_some() && self.processes[n].course.serves();
-        let unheard = serves && self.processes[n].preparing.is_none() && self.may_be_unheard(n, now);
-        let process = &mut self.processes[n];
-        if !unheard {
-            process.queue_look = None;
-        } else if process.queue_look.is_none() {
-            process.queue_look = Some(now + QUEUE_LOOK_US);
+        if self.processes[n].running().is_some() && self.processes[n].preparing.is_none() {
+            let unheard = self.may_be_unheard(n, now);
+            self.processes[n].course.mind_the_queues(now / 1000, unheard);
         }
     }
 

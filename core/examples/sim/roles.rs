@@ -16,6 +16,9 @@ const RESTART: &str = "restart";
 /// How long connections are looked for after a process has died that accepted from the same queues.
 const AFTER_A_DEATH_US: u64 = 15_000_000;
 
+/// How long the next process looks for connections if another one hangs that accepts from the same queues.
+const WHILE_ONE_HANGS_US: u64 = 900_000_000;
+
 impl Instance {
     /// Does one of the things that the roles of a process wait for: frames before timers, the process before first.
     pub fn hear(&mut self, n: usize, now: u64) -> bool {
@@ -240,6 +243,11 @@ impl Instance {
                 }
             }
             parent::Action::StopAccepting { .. } => {
+                let until = self.unheard_until(n, now);
+                let process = &mut self.processes[n];
+                if let Some(parent) = &mut process.parent {
+                    parent.set_unheard_until(until);
+                }
                 process.serves = false;
                 let epoch = process.epoch + 1;
                 process.todo.push_back(Todo::StopAccepting);
@@ -326,7 +334,24 @@ impl Instance {
         }
         process.strangers = strangers;
         let of_the_dead = process.dead_until.is_some_and(|until| now < until);
-        of_the_dead || !process.strangers.is_empty() || process.child.is_without_answer()
+        let is_told = process.child.unheard_until() * 1000 > now;
+        of_the_dead || is_told || !process.strangers.is_empty() || process.child.is_without_answer()
+    }
+
+    /// Until when that is so, as far as it can be said, milliseconds.
+    fn unheard_until(&mut self, n: usize, now: u64) -> u64 {
+        if !self.may_be_unheard(n, now) {
+            return 0;
+        }
+        let process = &self.processes[n];
+        let until = match process.dead_until {
+            _ if !process.strangers.is_empty() || process.child.is_without_answer() => {
+                now + WHILE_ONE_HANGS_US
+            }
+            Some(until) => until,
+            None => 0,
+        };
+        (until / 1000).max(process.child.unheard_until())
     }
 
     /// Whether somebody has a descriptor of the restart socket.

@@ -155,7 +155,7 @@ impl Simulation {
             if self.draining_since.is_none()
                 && has_begun
                 && done
-                && let Some(last) = self.instance.alone()
+                && let Some(last) = self.instance.idle()
             {
                 self.draining_since = Some(now);
                 self.instance.stop(last);

@@ -11,6 +11,9 @@ pub const DRAIN_REPORT_MS: Millis = 1_000;
 /// What is left when a process has to end gets so long for its last bytes.
 pub const LAST_WORDS_MS: Millis = 1_000;
 
+/// How often a process looks into its queues itself while another one may get the kernel's word of connections.
+pub const QUEUE_LOOK_MS: Millis = 20;
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
@@ -32,6 +35,8 @@ pub struct Course {
     failed_workers: usize,
     /// The process has been told to stop.
     stopping: bool,
+    /// When to look into the queues of listening sockets.
+    queue_look: Option<Millis>,
 }
 
 /// What it means that one more worker has stopped accepting.
@@ -104,7 +109,28 @@ impl Course {
         self.shutdown_at.is_none() && !self.stopping && !self.failing && self.pausing == 0
     }
 
-    /// Whether this process accepts, or stops accepting only.
+    /// While another process may be told of connections instead of this one (`unheard`), they are found by looking.
+    pub fn mind_the_queues(&mut self, now: Millis, unheard: bool) {
+        if !self.serves() {
+            self.queue_look = None;
+        } else if unheard && self.queue_look.is_none() {
+            self.queue_look = Some(now.saturating_add(QUEUE_LOOK_MS));
+        }
+        // A look that is set stays when the time for looking is over: this process may have got no CPU in all of it.
+    }
+
+    /// When to look into the queues: [`Course::looks_into_queues`] then.
+    #[must_use]
+    pub const fn queue_look(&self) -> Option<Millis> {
+        self.queue_look
+    }
+
+    /// The queues are looked into now.
+    pub const fn looks_into_queues(&mut self) {
+        self.queue_look = None;
+    }
+
+    /// Whether this process has stopped accepting, or is about to, because another one serves.
     #[must_use]
     pub const fn has_stood_back(&self) -> bool {
         self.draining.is_some() || self.pausing > 0
@@ -252,6 +278,22 @@ mod tests {
         course.resume();
         assert!(course.serves() && !course.has_stood_back());
         assert_eq!(course.look(10_000, 0, false), Left::Nothing);
+    }
+
+    #[test]
+    fn a_process_that_got_no_cpu_looks_into_its_queues_once_more() {
+        let mut course = course();
+        course.mind_the_queues(0, true);
+        assert_eq!(course.queue_look(), Some(QUEUE_LOOK_MS));
+        course.mind_the_queues(60_000, false);
+        assert_eq!(course.queue_look(), Some(QUEUE_LOOK_MS));
+        course.looks_into_queues();
+        course.mind_the_queues(60_001, false);
+        assert_eq!(course.queue_look(), None);
+        course.mind_the_queues(60_001, true);
+        course.stop_accepting();
+        course.mind_the_queues(60_002, true);
+        assert_eq!(course.queue_look(), None);
     }
 
     #[test]

@@ -39,6 +39,10 @@ const LATER: Duration = Duration::from_millis(1);
 /// milliseconds, and has been seen to take 1.5 s on a busy machine.
 const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
+/// How long the next process looks for connections if another one hangs that accepts from the same queues. It does not see
+/// when that one has ended.
+const WHILE_ONE_HANGS: Duration = Duration::from_secs(900);
+
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
@@ -273,7 +277,22 @@ impl Link {
             self.somebody_died();
         }
         let of_the_dead = self.ring_of_the_dead_until.is_some_and(|until| Instant::now() < until);
-        of_the_dead || !self.strangers.is_empty() || self.child.is_without_answer()
+        let is_told = self.child.unheard_until() > self.now();
+        of_the_dead || is_told || !self.strangers.is_empty() || self.child.is_without_answer()
+    }
+
+    /// Until when that is so, as far as it can be said: the next process knows neither the dead nor those that hang.
+    fn unheard_until(&mut self) -> u64 {
+        if !self.may_be_unheard() {
+            return 0;
+        }
+        let left = match self.ring_of_the_dead_until {
+            _ if !self.strangers.is_empty() || self.child.is_without_answer() => WHILE_ONE_HANGS,
+            Some(until) => until.saturating_duration_since(Instant::now()),
+            None => Duration::ZERO,
+        };
+        let until = self.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        until.max(self.child.unheard_until())
     }
 
     /// A process has our listening sockets, and from here on nobody will hear from it.
@@ -603,6 +622,10 @@ impl Link {
                     }
                 }
                 parent::Action::StopAccepting { pid } => {
+                    let until = self.unheard_until();
+                    if let Some(parent) = &mut self.parent {
+                        parent.set_unheard_until(until);
+                    }
                     self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
                     self.serves = false;
                     self.todo.push_back(Todo::StopAccepting { pid });

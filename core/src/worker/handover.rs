@@ -131,6 +131,10 @@ async fn move_away(session: &mut impl Session, mover: &Mover, ring: &Ring) -> Re
     if moved.is_err() && !is_on(Mutation::ThawForgotten) {
         sockets().for_each(Socket::thaw);
     }
+    if moved.is_ok() && is_on(Mutation::KeptAfterHandover) {
+        sockets().for_each(Socket::thaw);
+        return Err(Stay::Unanswered);
+    }
     moved
 }
 

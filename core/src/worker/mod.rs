@@ -20,6 +20,7 @@ use ouro_shm::{Block, Membership, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
@@ -421,7 +422,9 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                     if let Some(mover) = shared.mover.borrow_mut().take() {
                         mover.give_up(&ring);
                     }
-                    shared.accepts.set(Accepts::All);
+                    if !is_on(Mutation::ResumeForgotten) {
+                        shared.accepts.set(Accepts::All);
+                    }
                     shared.queues_are_anothers.set(false);
                     ring.wake_all();
                 }

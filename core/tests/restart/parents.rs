@@ -62,7 +62,7 @@ impl Scene {
                 peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
             }
             "State" => peer.send(id, StateReply::default()),
-            _ => peer.send(id, DrainListenersReply { connections: 0 }),
+            _ => peer.send(id, DrainListenersReply::default()),
         }
     }
 

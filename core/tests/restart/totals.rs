@@ -267,7 +267,7 @@ fn take_over_from_fake(site: &Site, first: &[TotalsReply], last: &[TotalsReply],
         answer(&mut peer, "Totals", reply.clone().into());
     }
     peer.expect("ChildReady");
-    answer(&mut peer, "DrainListeners", DrainListenersReply { connections: 0 }.into());
+    answer(&mut peer, "DrainListeners", DrainListenersReply::default().into());
     answer(&mut peer, "State", StateReply::default().into());
     child.wait_log(READY);
     peer.send(0, HandoverDone { moved: 0, cut: 0 });

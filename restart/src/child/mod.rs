@@ -49,6 +49,8 @@ pub struct Child {
     blobs: Assembler,
     /// HandoverDone has come already.
     parent_is_done: bool,
+    /// See [`Child::unheard_until`].
+    unheard_until: u64,
     /// The workers accept: how many.
     accepting: Option<u32>,
     /// Bound addresses of inherited sockets that are not used.
@@ -77,6 +79,7 @@ impl Child {
             strays: 0,
             blobs: Assembler::default(),
             parent_is_done: false,
+            unheard_until: 0,
             accepting: None,
             released: Vec::new(),
             counts_in: 0,
@@ -123,6 +126,13 @@ impl Child {
     #[must_use]
     pub fn is_without_answer(&self) -> bool {
         matches!(self.phase, Phase::Serving(Serving { presumed: true, .. }))
+    }
+
+    /// Until when the parent said that the kernel may tell somebody of connections who does not hear of them, in the
+    /// caller's milliseconds.
+    #[must_use]
+    pub fn unheard_until(&self) -> u64 {
+        self.unheard_until
     }
 
     /// When to call with [`Event::Timer`], in the caller's milliseconds; `None` if nothing is waited for.
@@ -246,6 +256,7 @@ impl Child {
                 self.on_chunks(now, reply.chunks, reply.more, reply.next, true);
             }
             Message::DrainListenersReply(reply) if request_id == self.request_id => {
+                self.unheard_until = now.saturating_add(reply.unheard_ms);
                 self.on_committed(now, reply.connections);
             }
             Message::ConnectionParcel(parcel) if self.may_get_parcels() => {

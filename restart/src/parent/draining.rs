@@ -19,6 +19,7 @@ impl Parent {
     ) {
         self.log(Level::Info, format!("restart epoch {epoch} serves from here on"));
         self.phase = Phase::Draining(Draining {
+            child: id,
             peer: Some(id),
             epoch,
             pid,
@@ -40,13 +41,17 @@ impl Parent {
         }
     }
 
-    pub(super) fn on_accept_stopped(&mut self) {
+    pub(super) fn on_accept_stopped(&mut self, now: u64) {
         let Phase::Draining(draining) = &mut self.phase else { return };
         let Some((request_id, _)) = draining.unacknowledged.take() else { return };
-        let Some(peer) = draining.peer else { return };
-        let (connections, live, drain) = (draining.connections, draining.live, draining.drain.clone());
-        self.send(peer, request_id, DrainListenersReply { connections });
-        self.out.push(Action::BeginDrain { peer, drain, live });
+        let (connections, drain) = (draining.connections, draining.drain.clone());
+        // The child may have served without the acknowledgement, been replaced itself, and ended.
+        let (child, peer, live) = (draining.child, draining.peer, draining.live && draining.peer.is_some());
+        if let Some(peer) = peer {
+            let unheard_ms = self.unheard_until.saturating_sub(now);
+            self.send(peer, request_id, DrainListenersReply { connections, unheard_ms });
+        }
+        self.out.push(Action::BeginDrain { peer: child, drain, live });
     }
 
     pub(super) fn on_connections_left(&mut self, connections: u64) {
@@ -66,7 +71,7 @@ impl Parent {
 
     /// Nothing more happens here: lets the child have the last word, if there is one.
     fn finish(&mut self, now: u64, moved: u64) {
-        self.on_accept_stopped();
+        self.on_accept_stopped(now);
         let Phase::Draining(draining) = &mut self.phase else { return };
         if draining.done_until.is_some() {
             return;
@@ -101,7 +106,7 @@ impl Parent {
         let Phase::Draining(draining) = &mut self.phase else { return };
         if draining.unacknowledged.is_some_and(|(_, until)| until <= now) {
             self.log(Level::Warn, "the workers do not stop accepting; going on without them".to_owned());
-            self.on_accept_stopped();
+            self.on_accept_stopped(now);
         }
         let Phase::Draining(draining) = &mut self.phase else { return };
         if let Some(peer) = draining.peer

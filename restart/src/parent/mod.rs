@@ -28,6 +28,8 @@ pub struct Parent {
     deadlines: Deadlines,
     /// Whether the process that this one took over from still lives.
     elder: bool,
+    /// See [`Parent::set_unheard_until`].
+    unheard_until: u64,
     phase: Phase,
     /// Connections in the order in which they came.
     peers: Vec<Peer>,
@@ -83,7 +85,8 @@ struct Attempt {
 
 #[derive(Debug)]
 struct Draining {
-    /// The child, as long as it is there.
+    /// The connection to the child, and the same as long as it is there.
+    child: PeerId,
     peer: Option<PeerId>,
     epoch: u32,
     pid: u32,
@@ -110,6 +113,7 @@ impl Parent {
             epoch,
             deadlines,
             elder: false,
+            unheard_until: 0,
             phase: Phase::Serving,
             peers: Vec::new(),
             lost_segments: Vec::new(),
@@ -121,6 +125,12 @@ impl Parent {
     /// unless that was a cold start, false after [`crate::child::Action::ParentEnded`]. A child is told.
     pub fn set_elder(&mut self, lives: bool) {
         self.elder = lives;
+    }
+
+    /// Says until when the kernel may tell somebody of connections who does not hear of them. To be called at
+    /// [`Action::StopAccepting`]: the child that takes over is told.
+    pub fn set_unheard_until(&mut self, until_ms: u64) {
+        self.unheard_until = until_ms;
     }
 
     /// Whether this process owns the restart socket: it has not committed to a child, or has taken the service back.
@@ -157,7 +167,7 @@ impl Parent {
             Event::Frame { peer, frame, fds } => self.on_frame(now_ms, peer, frame, fds),
             Event::PeerGone { peer, why } => self.on_gone(now_ms, peer, &why),
             Event::Timer => self.on_timer(now_ms),
-            Event::AcceptStopped => self.on_accept_stopped(),
+            Event::AcceptStopped => self.on_accept_stopped(now_ms),
             Event::ConnectionsLeft(connections) => self.on_connections_left(connections),
             Event::Drained { moved } => self.on_drained(now_ms, moved),
             Event::Stopping => self.on_stopping(),

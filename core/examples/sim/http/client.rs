@@ -285,6 +285,8 @@ impl Client {
             404 => plan.unrouted,
             // The origin may have hung up just when the request was sent.
             502 => plan.garbage || plan.breaks.is_some() || self.book.borrow().unannounced > 0,
+            // Its time was up when the process got the CPU again.
+            408 | 504 => sim::with(|world| world.has_hung()),
             _ => false,
         };
         if !excused {

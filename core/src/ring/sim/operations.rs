@@ -393,6 +393,7 @@ impl World {
     }
 
     pub(super) fn on_incoming(&mut self, listener: u32, conn: u32) {
+        self.coming -= 1;
         if self.listeners[listener as usize].fd.is_none() {
             self.violation("a connection was on its way when the last listening socket was closed".into());
             return self.send_reset(EndId { conn, side: 1 });

@@ -4,7 +4,8 @@ use ouro_restart::message::DrainListeners;
 use ouro_restart::parent::PeerId;
 use tokio::time::Instant;
 
-use super::{ANSWERED_LOOK, AROUND_LOOK, DRAIN_REPORT, LAST_WORDS_MS, Process};
+use super::{ANSWERED_LOOK, AROUND_LOOK, Process};
+use crate::server::course::{LAST_WORDS_MS, Left};
 use crate::server::link::Link;
 use crate::server::{DONE, after, notify};
 use crate::worker::Message;
@@ -12,37 +13,30 @@ use crate::worker::Message;
 impl Process<'_> {
     /// Connections move to the next process, or end in their own time.
     pub(super) fn begin_drain(&mut self, drain: DrainListeners, live: Option<PeerId>) {
+        let now = self.now();
         let (Some(running), Some(link)) = (&self.running, &mut self.link) else { return };
-        self.at_commit = running.workers.connections() as u64;
-        if !drain.released.is_empty() {
-            link.withdraw(&drain.released);
-            self.releasing = self.alive;
-        }
+        let connections = running.workers.connections() as u64;
+        let releases = !drain.released.is_empty();
+        link.withdraw(&drain.released);
         running.release(drain.released);
-        let mut moving = live.is_some();
+        let mut channels = 0;
         for worker in 0..running.workers.len() {
             let number = u32::try_from(worker).unwrap_or(u32::MAX);
-            match live.and_then(|peer| link.open_channel(peer, number)) {
-                Some(channel) => {
-                    running.workers.tell_one(worker, Message::HandOver(Box::new(channel)));
-                    self.releasing += 1;
-                }
-                None => moving = false,
+            if let Some(channel) = live.and_then(|peer| link.open_channel(peer, number)) {
+                running.workers.tell_one(worker, Message::HandOver(Box::new(channel)));
+                channels += 1;
             }
         }
-        if moving {
-            self.farewell_ms = Some(drain.drain_ms);
-        } else {
-            running.workers.tell(|| Message::Farewell(Some(drain.drain_ms)));
+        let times = (drain.drain_ms, drain.parent_shutdown_ms);
+        if let Some(over_ms) = self.course.begin_drain(now, connections, times, releases, channels) {
+            running.workers.tell(|| Message::Farewell(Some(over_ms)));
         }
-        self.draining = Some(Instant::now());
-        self.shutdown_at = Some(after(drain.parent_shutdown_ms));
         self.look();
     }
 
     /// Whether the process that serves has been stopped, if it could not say so to this one.
     pub(super) fn instance_has_ended(&mut self) -> bool {
-        if !self.is_orphaned || self.stopping || self.looked_around.elapsed() < AROUND_LOOK {
+        if !self.is_orphaned || self.course.is_stopping() || self.looked_around.elapsed() < AROUND_LOOK {
             return false;
         }
         self.looked_around = Instant::now();
@@ -57,34 +51,30 @@ impl Process<'_> {
 
     /// Looks how many connections are left.
     pub(super) fn look(&mut self) {
-        let left = self.connections();
-        let (Some(link), Some(reported)) = (&mut self.link, &mut self.draining) else { return };
-        if left == 0 && self.releasing == 0 && (self.failing || !link.must_stay()) {
-            self.draining = None;
-            if self.failing {
-                return self.end_soon(LAST_WORDS_MS);
-            }
-            link.drained(self.at_commit);
-        } else if reported.elapsed() >= DRAIN_REPORT {
-            *reported = Instant::now();
-            link.connections_left(left);
-            // What has not moved in this time stays, and only then may its clients be told to close.
-            if let Some(over_ms) = self.farewell_ms.take() {
-                // Whoever reads the line may rely on it.
-                self.tell(|| Message::Farewell(Some(over_ms)));
-                tracing::info!(connections = left, "connections stay: they end in their own time");
+        let (now, left) = (self.now(), self.connections());
+        let Some(link) = &mut self.link else { return };
+        match self.course.look(now, left, link.must_stay()) {
+            Left::Nothing => {}
+            Left::Drained(moved) => link.drained(moved),
+            Left::Failed => self.end_soon(LAST_WORDS_MS),
+            Left::Report(over_ms) => {
+                link.connections_left(left);
+                if let Some(over_ms) = over_ms {
+                    // Whoever reads the line may rely on it.
+                    self.tell(|| Message::Farewell(Some(over_ms)));
+                    tracing::info!(connections = left, "connections stay: they end in their own time");
+                }
             }
         }
     }
 
     /// Stops: what is in flight first, at once the second time. The exit code where nothing runs yet.
     pub(super) fn stop(&mut self) -> Option<u8> {
-        if self.stopping {
+        if !self.course.stop() {
             tracing::info!("stopping at once");
             self.tell(|| Message::Stop);
             return None;
         }
-        self.stopping = true;
         notify::stopping();
         if let Some(successor) = self.successor.take() {
             // It would find nobody any more, and start cold.

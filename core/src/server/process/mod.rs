@@ -12,12 +12,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::counting::Before;
+use super::course::{Course, Paused};
 use super::link::{Link, Todo};
 use super::running::Running;
 use super::state::Runtime;
 use super::successor::{CommandLine, Successor};
 use super::workers::Event;
 use super::{DONE, DrainStrategy, Surroundings, fail};
+use crate::base::clock::Millis;
 use crate::control::access_log::Job;
 use crate::control::admin::Command;
 use crate::control::logging::LogFile;
@@ -26,20 +28,11 @@ use crate::worker::Message;
 /// How often a process that drains looks how many connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
-/// How often a process looks into its queues itself while another one may get the kernel's word of connections.
-const QUEUE_LOOK: Duration = Duration::from_millis(20);
-
 /// How often a process to which no other one speaks looks whether the instance has been stopped.
 const AROUND_LOOK: Duration = Duration::from_millis(100);
 
 /// How much longer it waits when somebody has answered who is not to be seen in the segment.
 const ANSWERED_LOOK: Duration = Duration::from_secs(5);
-
-/// How often it tells the process after it.
-const DRAIN_REPORT: Duration = Duration::from_secs(1);
-
-/// What is left when a process has to end gets so long for its last bytes.
-const LAST_WORDS_MS: u64 = 1_000;
 
 /// The signals that mean something.
 pub(super) struct Signals {
@@ -87,29 +80,12 @@ pub(super) struct Process<'a> {
     epoch: u32,
     /// What operators have changed.
     runtime: Runtime,
-    /// Workers that run, and workers that have not yet said that they have stopped accepting.
-    alive: usize,
-    pausing: usize,
-    /// What workers have not yet said: that the listeners that are given up are closed, and that their pools have moved.
-    releasing: usize,
-    /// Connections are ended; when the other process was last told how many are left.
-    draining: Option<Instant>,
-    /// Over which time clients are told to come back elsewhere, once all has moved that can.
-    farewell_ms: Option<u64>,
+    /// The clock of `course` begins here.
+    started: Instant,
+    course: Course,
     /// No other process speaks to this one, which drains: when it last looked whether there is one.
     is_orphaned: bool,
     looked_around: Instant,
-    /// Connections at the commit.
-    at_commit: u64,
-    /// When this process ends although connections are left, once it has been replaced.
-    shutdown_at: Option<Instant>,
-    /// This process has failed and ends; workers that have stopped accepting.
-    failing: bool,
-    failed_workers: usize,
-    /// The process has been told to stop.
-    stopping: bool,
-    /// When to look into the queues of listening sockets.
-    queue_look: Option<Instant>,
     /// When what is in flight is cut off.
     deadline: Option<Instant>,
     code: u8,
@@ -133,19 +109,10 @@ impl<'a> Process<'a> {
             successor: None,
             epoch: 0,
             runtime: Runtime::new(surroundings.options.log_level),
-            alive: 0,
-            pausing: 0,
-            releasing: 0,
-            draining: None,
-            farewell_ms: None,
+            started: Instant::now(),
+            course: Course::default(),
             is_orphaned: false,
             looked_around: Instant::now(),
-            at_commit: 0,
-            shutdown_at: None,
-            failing: false,
-            failed_workers: 0,
-            stopping: false,
-            queue_look: None,
             deadline: None,
             code: DONE,
         }
@@ -165,7 +132,7 @@ impl<'a> Process<'a> {
                     return code;
                 }
             }
-            if self.running.is_some() && self.alive == 0 {
+            if self.running.is_some() && self.course.alive() == 0 {
                 break;
             }
             self.mind_the_queues();
@@ -191,17 +158,20 @@ impl<'a> Process<'a> {
 
     /// While another process may be told of connections instead of this one, they are found by looking.
     fn mind_the_queues(&mut self) {
-        let serves = self.running.is_some() && self.shutdown_at.is_none() && !self.stopping && !self.failing;
-        let Some(link) = &mut self.link else { return };
-        if !(serves && self.pausing == 0 && link.may_be_unheard()) {
-            self.queue_look = None;
-        } else if self.queue_look.is_none() {
-            self.queue_look = Some(Instant::now() + QUEUE_LOOK);
+        let now = self.now();
+        if let (Some(_), Some(link)) = (&self.running, &mut self.link) {
+            self.course.mind_the_queues(now, link.may_be_unheard());
         }
     }
 
+    /// Milliseconds of the clock of `course`.
+    fn now(&self) -> Millis {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     async fn wake(&mut self) -> Wake {
-        let Self { link, running, signals, successor, draining, deadline, queue_look, .. } = self;
+        let queue_look = self.course.queue_look().map(|at| self.started + Duration::from_millis(at));
+        let Self { link, running, signals, successor, course, deadline, .. } = self;
         let linked = async {
             match link {
                 Some(link) => link.ready().await,
@@ -223,7 +193,7 @@ impl<'a> Process<'a> {
                 None => std::future::pending().await,
             }
         };
-        let look = draining.map(|_| Instant::now() + DRAIN_LOOK);
+        let look = course.is_draining().then(|| Instant::now() + DRAIN_LOOK);
         tokio::select! {
             () = linked => Wake::Link,
             wake = internal => wake,
@@ -234,7 +204,7 @@ impl<'a> Process<'a> {
             why = failed => Wake::SuccessorFailed(why),
             () = at(*deadline) => Wake::Deadline,
             () = at(look) => Wake::Look,
-            () = at(*queue_look) => Wake::Queues,
+            () = at(queue_look) => Wake::Queues,
         }
     }
 
@@ -281,7 +251,7 @@ impl<'a> Process<'a> {
             }
             Wake::Queues => {
                 self.tell(|| Message::Look);
-                self.queue_look = None;
+                self.course.looks_into_queues();
             }
         }
         None
@@ -290,33 +260,27 @@ impl<'a> Process<'a> {
     fn on_worker(&mut self, event: Option<Event>) -> Option<u8> {
         match event {
             Some(Event::Ended(result)) => {
-                self.alive = self.alive.saturating_sub(1);
+                self.course.worker_ended();
                 if let Err(error) = result {
                     self.code = fail(&error);
                     self.tell(|| Message::Stop);
                 }
             }
-            Some(Event::Paused) if self.failing => {
-                self.failed_workers += 1;
-                if self.failed_workers >= self.alive {
-                    self.draining = Some(Instant::now());
-                    self.look();
-                }
-            }
-            Some(Event::Paused) if self.pausing > 0 => {
-                self.pausing -= 1;
-                if self.pausing == 0 {
+            Some(Event::Paused) => match self.course.paused(self.now()) {
+                Paused::Nothing => {}
+                Paused::Failed => self.look(),
+                Paused::All => {
                     let left = self.connections();
                     if let Some(link) = &mut self.link {
                         link.accept_stopped(left);
                     }
                 }
-            }
+            },
             Some(Event::Released) => {
-                self.releasing = self.releasing.saturating_sub(1);
+                self.course.released();
                 self.look();
             }
-            Some(Event::Ready | Event::Paused) => {}
+            Some(Event::Ready) => {}
             None => return Some(fail("all workers are gone")),
         }
         None

@@ -1,12 +1,9 @@
 //! What a restart asks of the process: to prepare, to serve, to stand back, to serve again.
 
-use std::time::Duration;
-
 use ouro_restart::message::RestartRequest;
-use tokio::time::Instant;
 
 use super::super::{FAILED, Surroundings, after, fail, notify};
-use super::{LAST_WORDS_MS, Process};
+use super::Process;
 use crate::server::counting::{self, Before};
 use crate::server::link::{Link, Todo};
 use crate::server::listen::Passed;
@@ -23,7 +20,7 @@ impl Process<'_> {
                 let inherited = self.link.as_mut().map(Link::take_inherited).unwrap_or_default();
                 match self.prepare(epoch, before, inherited).await {
                     Ok(released) => {
-                        let workers = u32::try_from(self.alive).unwrap_or(u32::MAX);
+                        let workers = u32::try_from(self.course.alive()).unwrap_or(u32::MAX);
                         if let Some(link) = &mut self.link {
                             link.accepting(workers, released);
                         }
@@ -48,7 +45,7 @@ impl Process<'_> {
             }
             Todo::StopAccepting { pid } => {
                 tracing::info!("another process serves from here on");
-                self.pausing = self.alive;
+                self.course.stop_accepting();
                 if let Some(running) = &mut self.running {
                     running.stand_back();
                 }
@@ -61,13 +58,11 @@ impl Process<'_> {
             }
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
-                (self.draining, self.pausing, self.releasing) = (None, 0, 0);
-                self.shutdown_at = None;
-                self.farewell_ms = None;
+                self.course.resume();
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
                 }
-                if !self.stopping {
+                if !self.course.is_stopping() {
                     notify::ready("serves again: the successor has failed");
                 }
             }
@@ -84,7 +79,7 @@ impl Process<'_> {
                 }
             }
             Todo::AttemptFailed { pid, why } => {
-                if self.draining.is_none() && self.pausing == 0 {
+                if !self.course.has_stood_back() {
                     self.tell(|| Message::Look);
                 }
                 // Whoever waits for a report waits for that of his own.
@@ -96,20 +91,12 @@ impl Process<'_> {
             }
             Todo::Exit { why, cut } => {
                 tracing::info!(why, connections = cut, "this process has been replaced and ends");
-                self.draining = None;
-                // One that is stopped before its time lets requests finish like any other, and passes it on.
-                if let (1.., Some(link)) = (cut, &mut self.link)
-                    && self.shutdown_at.is_some_and(|at| Instant::now() < at)
-                    && !self.stopping
-                {
+                let timeout_ms = self.surroundings.model.server.shutdown_timeout_ms;
+                let exit = self.course.exit(self.now(), cut, timeout_ms);
+                if let (true, Some(link)) = (exit.stops_elder, &mut self.link) {
                     link.stopping_elder();
                 }
-                let rest = self
-                    .shutdown_at
-                    .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-                let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
-                let timeout_ms = self.surroundings.model.server.shutdown_timeout_ms;
-                self.end_soon(rest_ms.min(timeout_ms).max(LAST_WORDS_MS));
+                self.end_soon(exit.timeout_ms);
             }
             Todo::Fail { why } => {
                 self.code = fail(&why);
@@ -118,7 +105,7 @@ impl Process<'_> {
                 // the kernel has told this one about.
                 running.stand_back();
                 running.workers.tell(|| Message::Farewell(Some(0)));
-                self.failing = true;
+                self.course.fail();
                 self.deadline = Some(after(self.surroundings.model.server.shutdown_timeout_ms));
             }
             Todo::TakeTotals(blobs) => {
@@ -141,7 +128,7 @@ impl Process<'_> {
         opened.after_a_death |= self.link.as_mut().is_some_and(Link::may_be_unheard);
         let Prepared { running, offered, released } =
             Running::prepare(self.surroundings, opened, epoch, inherited).await?;
-        self.alive = running.workers.len();
+        self.course.begin(running.workers.len());
         self.running = Some(running);
         self.runtime_has_changed();
         if let Some(link) = &mut self.link {
@@ -175,7 +162,7 @@ impl Process<'_> {
             Some(
                 "this process was started by a restart script (RESTART_EPOCH is set): send SIGHUP to that one",
             )
-        } else if self.stopping || self.draining.is_some() || self.running.is_none() {
+        } else if self.course.is_stopping() || self.course.is_draining() || self.running.is_none() {
             Some("this process is not the one that serves")
         } else if self.successor.is_some() {
             Some("a successor is on its way already")
@@ -209,7 +196,7 @@ impl Process<'_> {
         if let Some(successor) = self.successor.take() {
             successor.report(self.epoch.saturating_add(1), Err(why));
         }
-        if !self.stopping {
+        if !self.course.is_stopping() {
             notify::ready("serves on: the successor has failed");
         }
     }
