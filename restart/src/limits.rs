@@ -90,7 +90,7 @@ impl Default for Deadlines {
         Self {
             connect_ms: 2_000,
             connect_retry_ms: 50,
-            hello_ms: 2_000,
+            hello_ms: 5_000,
             turn_ms: 30_000,
             hello_reply_ms: 35_000,
             step_ms: 10_000,

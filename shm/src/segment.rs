@@ -214,6 +214,21 @@ impl Segment {
         self.core.counted_here()
     }
 
+    /// Says that this process counts here as long as it lives, also to those who cannot see it: in another pid namespace it
+    /// looks dead by the table of processes.
+    pub fn show_presence(&self) {
+        if let Some(file) = self.core.memory.file() {
+            crate::lock::show_presence(file);
+        }
+    }
+
+    /// Whether a process has said that it counts here and still lives, be it seen or not. Not for those who have said so
+    /// themselves by this handle: they would take it back.
+    #[must_use]
+    pub fn is_anybody_present(&self) -> bool {
+        self.core.memory.file().is_some_and(crate::lock::is_anybody_present)
+    }
+
     /// All processes that have a place in the table, the dead among them that were not folded yet, oldest first.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {

@@ -19,6 +19,7 @@ use crate::content::{self, HOST};
 pub(crate) use self::check::{Check, HeadRule, Progress, Wrong};
 pub(crate) use self::conn::{failure_of, frame};
 pub(crate) use self::engine::Load;
+pub(crate) use self::latency::Latencies;
 pub(crate) use self::tally::{Failure, Tally};
 
 /// A group of clients that all do the same.

@@ -17,7 +17,7 @@ use crate::process::{POLL, Process, Program};
 pub(crate) use self::template::Values;
 
 /// How long a proxy may take until it answers.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where programs are that administrators start and `PATH` may leave out.
 const MORE_FOLDERS: &[&str] = &["/usr/sbin", "/usr/local/sbin", "/usr/local/bin"];

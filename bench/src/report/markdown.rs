@@ -12,6 +12,9 @@ pub(crate) fn page(results: &Results) -> String {
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(results.started_unix_s);
     text.push_str(&format!("- Time: {}\n", humantime::format_rfc3339_seconds(begin)));
     text.push_str(&format!("- Machine: {}\n", results.machine.line()));
+    if let Some(about) = results.machine.about_tcp() {
+        text.push_str(&format!("- {about}\n"));
+    }
     let [proxy, load] = results.cpus;
     text.push_str(&format!("- CPUs: proxy {proxy}, load and origin {load}\n- Origin: {}\n", results.origin));
     let (rounds, seconds) = (results.rounds, results.seconds);

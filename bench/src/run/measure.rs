@@ -1,17 +1,19 @@
-//! One measurement: a subject, fresh, under one load.
+//! One round: subjects, fresh, under one load.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::forwarding;
+use super::lane::{Lane, SLICES};
 use super::origins::{Origins, subfolder};
 use super::results::Round;
 use super::scenario::{Exchange, Kind, OriginKind, Scenario};
+use super::turns;
 use crate::content;
 use crate::load::{Load, Plan};
 use crate::machine::{self, Cores};
 use crate::peers::{Found, Running, Setting, Shape, Subject};
-use crate::process::{POLL, Usage, rss};
+use crate::process::{POLL, rss};
 
 /// Requests that are in their connection's first exchange at the same time, in the idle scenario.
 const IDLE_AT_ONCE: usize = 16;
@@ -36,7 +38,7 @@ pub(crate) struct Bench<'b> {
     pub(crate) cores: &'b Cores,
     /// Temporary files.
     pub(crate) folder: &'b Path,
-    /// Length of one measurement.
+    /// For how long each subject is measured in a round.
     pub(crate) time: Duration,
 }
 
@@ -52,22 +54,24 @@ pub(crate) struct Variant {
 }
 
 impl Bench<'_> {
-    /// Measures once.
+    /// Measures these subjects in one round.
     ///
     /// # Errors
-    /// Why this subject cannot be measured in this scenario.
-    pub(crate) fn measure(&self, scenario: &Scenario, variant: &Variant) -> Result<Round, String> {
+    /// For each subject: why it cannot be measured in this scenario.
+    pub(crate) fn measure(&self, scenario: &Scenario, variants: &[&Variant]) -> Vec<Result<Round, String>> {
         let yardstick_ms = machine::yardstick_ms(self.cores.proxy, self.cores.load);
-        let round = match scenario.kind {
+        let rounds = match scenario.kind {
             Kind::Load { shape, origin, exchange, connections } => {
-                self.load(variant, shape, origin, exchange, connections)
+                self.load(variants, shape, origin, exchange, connections)
             }
             Kind::Workers => {
-                self.load(variant, Shape::Http, OriginKind::Files, Exchange::Get(content::SMALL), 64)
+                self.load(variants, Shape::Http, OriginKind::Files, Exchange::Get(content::SMALL), 64)
             }
-            Kind::Idle { connections } => self.idle(variant, connections),
+            Kind::Idle { connections } => {
+                variants.iter().map(|variant| self.idle(variant, connections)).collect()
+            }
         };
-        round.map(|round| Round { yardstick_ms, ..round })
+        rounds.into_iter().map(|round| round.map(|round| Round { yardstick_ms, ..round })).collect()
     }
 
     /// Starts a subject and checks what it sends to the origin. Returns what it adds beside what it must; nothing of one that
@@ -112,62 +116,32 @@ impl Bench<'_> {
         variant.found.start(&setting, &exchange.work())
     }
 
+    /// All are started; then they are loaded in turns, a slice each, in an order that changes.
     fn load(
         &self,
-        variant: &Variant,
+        variants: &[&Variant],
         shape: Shape,
         origin: OriginKind,
         exchange: Exchange,
         connections: usize,
-    ) -> Result<Round, String> {
-        let mut running = self.start(variant, shape, origin, exchange)?;
-        let mut load = Load::new(vec![Plan::new("load", running.address, connections, exchange.work())])?;
-        // Long enough for every connection and pool to be there.
-        load.run_until_served(self.time.max(Duration::from_secs(1)))?;
-        load.run(self.time / 4)?;
-        load.clear();
-        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
-        let stolen = machine::stolen_s();
-        let before = Usage::of(&pids);
-        let start = Instant::now();
-        load.run(self.time)?;
-        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
-        let used = Usage::of(&pids).since(&before);
-        let elapsed = start.elapsed().as_secs_f64();
-        let stolen = (machine::stolen_s() - stolen) / elapsed;
-        let memory = rss(&pids);
-        let measured = load.tallies()[0].clone();
-        load.finish()?;
-        if let Some(why) = running.process.as_mut().and_then(|process| process.ended()) {
-            return Err(format!("under load: {why}"));
+    ) -> Vec<Result<Round, String>> {
+        let begin = |variant: &&Variant| {
+            let running = self.start(variant, shape, origin, exchange)?;
+            let plan = Plan::new("load", running.address, connections, exchange.work());
+            Lane::begin(running, plan, self.time)
+        };
+        let mut lanes: Vec<Result<Lane, String>> = variants.iter().map(begin).collect();
+        for slice in 0..SLICES {
+            for index in turns::order(lanes.len(), slice + 1, SLICES) {
+                let lane = &mut lanes[index];
+                if let Ok(fit) = lane
+                    && let Err(why) = fit.slice(self.time / SLICES)
+                {
+                    *lane = Err(why);
+                }
+            }
         }
-        let all = &load.tallies()[0];
-        if measured.done == 0 {
-            return Err(format!("no request was served: {}", all.examples().join("; ")));
-        }
-        let share = |ns: u64| float(ns) / 1e9 / elapsed;
-        let ticks = used.user_ticks + used.kernel_ticks;
-        let proxied = |value: f64| running.process.is_some().then_some(value);
-        Ok(Round {
-            number: 0,
-            ouro_ratio: None,
-            cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
-            done: measured.done,
-            bytes_per_connection: None,
-            requests_per_s: float(measured.done) / elapsed,
-            p50_us: measured.latencies.quantile_us(0.5),
-            p99_us: measured.latencies.quantile_us(0.99),
-            p999_us: measured.latencies.quantile_us(0.999),
-            rss_bytes: proxied(float(memory)),
-            proxy_cpu: proxied(share(used.cpu_ns)),
-            kernel_share: (ticks > 0).then(|| float(used.kernel_ticks) / float(ticks)),
-            proxy_waited: proxied(share(used.waited_ns)),
-            stolen: Some(stolen),
-            yardstick_ms: 0.0,
-            errors: all.errors(),
-            examples: all.examples().to_vec(),
-            closed: all.told_to_close + all.closed_idle,
-        })
+        lanes.into_iter().map(|lane| lane.and_then(Lane::end)).collect()
     }
 
     fn idle(&self, variant: &Variant, connections: usize) -> Result<Round, String> {

@@ -1,6 +1,7 @@
 //! `ouro-bench run`: all subjects side by side.
 
 mod forwarding;
+mod lane;
 mod measure;
 pub(crate) mod origins;
 pub(crate) mod results;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
 use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
-use self::scenario::{Kind, Scenario};
+use self::scenario::{Exchange, Kind, Scenario};
 use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
 use crate::peers::{self, Found, Shape, Subject};
@@ -104,6 +105,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         options.wrong,
     )?;
     println!("{}", machine.line());
+    if let Some(about) = machine.about_tcp() {
+        println!("note: {about}");
+    }
     println!(
         "{measurements} measurements in {rounds} rounds of {seconds} s, about {}; proxy on CPU {}, load and origin ({}) on CPU {}",
         turns::about(measurements, seconds),
@@ -244,26 +248,37 @@ fn run_scenario(
             .collect(),
         notes: Vec::new(),
     };
-    turns::take(&mut result, rounds, |index, round| {
-        let variant = &variants[index];
-        eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
-        let unfit = unfit.iter().find(|one| one.0 == variant.found.subject && one.1 == scenario.shape());
-        let measured = unfit.map_or_else(|| bench.measure(scenario, variant), |one| Err(one.2.clone()));
-        match &measured {
-            Ok(measured) => {
-                let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-                let rate = measured.requests_per_s;
-                let unit = unit(scenario);
-                eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
-            }
-            Err(_) => eprintln!("skipped"),
+    turns::take(&mut result, rounds, |who, round| {
+        eprint!("{place} {}, round {round} of {rounds}, {} … ", scenario.name, unit(scenario));
+        let why = |variant: &Variant| {
+            let is_about = |one: &&Unfit| one.0 == variant.found.subject && one.1 == scenario.shape();
+            unfit.iter().find(is_about).map(|one| one.2.clone())
+        };
+        let fit: Vec<&Variant> =
+            who.iter().map(|index| &variants[*index]).filter(|variant| why(variant).is_none()).collect();
+        let mut measured = bench.measure(scenario, &fit).into_iter();
+        let mut rounds = Vec::new();
+        for variant in who.iter().map(|index| &variants[*index]) {
+            let round = why(variant).map_or_else(|| measured.next().unwrap_or_else(nothing), Err);
+            let value = round.as_ref().map_or_else(
+                |_| "skipped".into(),
+                |round| round.value().map_or_else(|| "-".into(), |value| format!("{value:.2}")),
+            );
+            eprint!(" {} {value}", variant.name);
+            rounds.push(round);
         }
-        measured
+        eprintln!();
+        rounds
     })?;
     let base = if scenario.kind == Kind::Workers { "ouro x1" } else { Subject::Ouro.name() };
     result.summarise(base);
     result.notes = notes(&result);
+    result.notes.extend(no_floor(scenario, found));
     Ok(result)
+}
+
+fn nothing() -> Result<results::Round, String> {
+    Err("it was not measured".into())
 }
 
 const fn unit(scenario: &Scenario) -> &'static str {
@@ -315,8 +330,10 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
             if round.closed > 0 {
                 notes.push(format!("{place}: closed {} connections that were to be kept", round.closed));
             }
-            if round.yardstick_ms > SLOW * best {
-                slow.push(format!("{place} ({:.1})", round.yardstick_ms / best));
+            // All of a round meet the same machine.
+            let text = format!("round {} ({:.1})", round.number, round.yardstick_ms / best);
+            if round.yardstick_ms > SLOW * best && !slow.contains(&text) {
+                slow.push(text);
             }
             if let Some(share) = round.stolen.filter(|share| *share > STOLEN) {
                 slow.push(format!("{place} ({:.0} % of a CPU taken by the host)", share * 100.0));
@@ -337,6 +354,21 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Why the relay is no floor where it is none.
+fn no_floor(scenario: &Scenario, found: &[Found]) -> Option<String> {
+    let why = match scenario.kind {
+        Kind::Load { exchange: Exchange::Close, .. } => {
+            "opens two connections for each request, because it cannot keep one to the origin as the proxies do"
+        }
+        Kind::Idle { .. } => {
+            "has a connection to the origin for each of its clients', and the proxies share a few among all of them"
+        }
+        _ => return None,
+    };
+    let has_relay = found.iter().any(|found| found.subject == Subject::Relay);
+    has_relay.then(|| format!("relay: no floor here: it {why}"))
 }
 
 /// Whether what is ours was measured and made no errors.

@@ -68,7 +68,7 @@ pub(crate) struct SubjectResult {
     pub(crate) value: Option<f64>,
     /// Smallest and largest round.
     pub(crate) spread: Option<[f64; 2]>,
-    /// Median over the rounds of Ouro's value in a round divided by this one's in the same: below 1 where Ouro needs less.
+    /// Median over the rounds of [`Round::ouro_ratio`]: below 1 where Ouro needs less.
     pub(crate) ouro_ratio: Option<f64>,
     /// Smallest and largest of these.
     pub(crate) ouro_ratio_spread: Option<[f64; 2]>,
@@ -85,10 +85,12 @@ pub(crate) struct SubjectResult {
 pub(crate) struct Round {
     /// Which round, from 1; 0 in a median.
     pub(crate) number: u32,
-    /// Ouro's value in this round divided by this one.
+    /// Ouro's value in this round divided by this one: the median over the slices where there are any.
     pub(crate) ouro_ratio: Option<f64>,
     /// CPU of the proxy for one request, microseconds.
     pub(crate) cpu_us: Option<f64>,
+    /// The same slice by slice, in the order in which they were measured.
+    pub(crate) slices_us: Vec<f64>,
     /// Resident memory for one idle connection, bytes.
     pub(crate) bytes_per_connection: Option<f64>,
     /// Exchanges that ended as they should; all rounds together in a median.
@@ -127,12 +129,22 @@ impl Round {
         self.bytes_per_connection.or(self.cpu_us)
     }
 
+    /// What `self` needs divided by what `other` needs, both measured in the same round.
+    ///
+    /// Slices that belong together are compared first: they were a fraction of a second apart.
+    fn ratio_to(&self, other: &Self) -> Option<f64> {
+        let ratio = |(own, other): (f64, f64)| Some(own / other).filter(|ratio| ratio.is_finite());
+        let slices = self.slices_us.iter().copied().zip(other.slices_us.iter().copied());
+        median(slices.filter_map(ratio).collect()).or_else(|| ratio((self.value()?, other.value()?)))
+    }
+
     fn median(rounds: &[Self]) -> Self {
         let of = |number: fn(&Self) -> Option<f64>| median(rounds.iter().filter_map(number).collect());
         Self {
             number: 0,
             ouro_ratio: of(|round| round.ouro_ratio),
             cpu_us: of(|round| round.cpu_us),
+            slices_us: Vec::new(),
             done: rounds.iter().map(|round| round.done).sum(),
             bytes_per_connection: of(|round| round.bytes_per_connection),
             requests_per_s: of(|round| Some(round.requests_per_s)).unwrap_or_default(),
@@ -167,8 +179,8 @@ impl SubjectResult {
         self.median = Some(median);
     }
 
-    fn value_in(&self, number: u32) -> Option<f64> {
-        self.rounds.iter().find(|round| round.number == number).and_then(Round::value)
+    fn round(&self, number: u32) -> Option<&Round> {
+        self.rounds.iter().find(|round| round.number == number)
     }
 }
 
@@ -181,9 +193,8 @@ impl ScenarioResult {
         let base = self.subjects.iter().find(|subject| subject.name == base).cloned();
         for subject in &mut self.subjects {
             for round in &mut subject.rounds {
-                let own = round.value().filter(|value| *value > 0.0);
-                let other = base.as_ref().and_then(|base| base.value_in(round.number));
-                round.ouro_ratio = other.zip(own).map(|(base, own)| base / own);
+                let base = base.as_ref().and_then(|base| base.round(round.number));
+                round.ouro_ratio = base.and_then(|base| base.ratio_to(round));
             }
             subject.summarise();
         }
@@ -255,6 +266,19 @@ pub(crate) mod tests {
         assert_eq!((nginx.value, nginx.ouro_ratio), (Some(6.0), Some(0.5)));
         assert_eq!(nginx.ouro_ratio_spread, Some([0.25, 0.75]));
         assert_eq!((caddy.value, caddy.ouro_ratio, caddy.ouro_ratio_spread), (None, None, None));
+    }
+
+    #[test]
+    fn slices_that_belong_together_are_compared() {
+        let mut scenario = sample().scenarios.remove(0);
+        // The machine changes its speed between the slices, and one slice of Ouro was disturbed.
+        let sliced = |slices: &[f64]| Round { slices_us: slices.to_vec(), ..round(1, 5.0) };
+        scenario.subjects[0].rounds = vec![sliced(&[8.0, 16.0, 90.0, 4.0, f64::NAN])];
+        scenario.subjects[1].rounds = vec![sliced(&[10.0, 20.0, 10.0, 5.0, 10.0])];
+        scenario.summarise("ouro");
+        let ratio = scenario.subjects[1].ouro_ratio.unwrap();
+        // Of 0.8, 0.8, 9 and 0.8; the values of the round would say 1.
+        assert!((ratio - 0.8).abs() < 1e-9, "{ratio}");
     }
 
     #[test]

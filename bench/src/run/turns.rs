@@ -1,13 +1,14 @@
 //! Who is measured when, and for how long.
 
+use super::lane::SETTLE;
 use super::results::{Round, ScenarioResult};
 use crate::machine::{self, INTERRUPTION};
 
 /// What a measurement takes beside its own time: starting, the first requests, ending; seconds.
 const AROUND_S: f64 = 0.4;
 
-/// Connections are opened and pools filled before the measurement: a share of its own time.
-const WARM_UP: f64 = 0.25;
+/// Connections are opened and pools filled before the measurement, and each slice of it settles: a share of its own time.
+const WARM_UP: f64 = 0.25 + SETTLE;
 
 /// Longest time of one measurement unless another is asked for, seconds; and in the quick mode.
 const LONGEST_S: f64 = 2.0;
@@ -38,25 +39,27 @@ pub(super) fn about(measurements: usize, seconds: f64) -> String {
     if whole < 100.0 { format!("{whole:.0} s") } else { format!("{:.0} minutes", whole / 60.0) }
 }
 
-/// Lets the subjects take turns in rounds; `measure` is given the subject's place in the table and the number of the round.
-/// Who cannot be measured in a round, or fails in it, is left out of the others: it would only fail again, which takes
-/// the time of everybody else.
+/// Lets the subjects be measured in rounds; `measure` is given the places in the table of those who take part, and the
+/// number of the round. Who cannot be measured in a round, or fails in it, is left out of the others: it would only fail
+/// again, which takes the time of everybody else.
 ///
 /// # Errors
 /// When this process was asked to end.
 pub(super) fn take(
     result: &mut ScenarioResult,
     rounds: u32,
-    mut measure: impl FnMut(usize, u32) -> Result<Round, String>,
+    mut measure: impl FnMut(&[usize], u32) -> Vec<Result<Round, String>>,
 ) -> Result<(), String> {
     for round in 1..=rounds {
-        for index in order(result.subjects.len(), round, rounds) {
-            let subject = &mut result.subjects[index];
-            if subject.skipped.is_some() || subject.left_out_after.is_some() {
-                continue;
-            }
-            machine::check_interrupt()?;
-            match measure(index, round) {
+        let fit = |index: &usize| {
+            let subject = &result.subjects[*index];
+            subject.skipped.is_none() && subject.left_out_after.is_none()
+        };
+        let who: Vec<usize> = order(result.subjects.len(), round, rounds).into_iter().filter(fit).collect();
+        machine::check_interrupt()?;
+        for (index, measured) in who.iter().zip(measure(&who, round)) {
+            let subject = &mut result.subjects[*index];
+            match measured {
                 Ok(measured) => {
                     let failed = measured.errors > measured.done * FAILURES_PER_THOUSAND / 1000;
                     subject.left_out_after = (failed && round < rounds).then_some(round);
@@ -74,7 +77,7 @@ pub(super) fn take(
 ///
 /// Each begins early in one round, in the middle of another and late in a third, and every second round goes backwards:
 /// a machine that becomes faster or slower favours nobody, not even among two neighbours.
-fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
+pub(super) fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let turn = (round as usize - 1) * count / rounds as usize;
     order.rotate_left(turn.min(count));
@@ -104,15 +107,16 @@ mod tests {
     fn who_fails_takes_no_further_time() {
         let mut result = table(&["sound", "failing", "absent", "nearly sound"]);
         let mut turns = Vec::new();
-        take(&mut result, 3, |index, round| {
-            turns.push((round, index));
+        take(&mut result, 3, |who, round| {
+            turns.extend(who.iter().map(|index| (round, *index)));
             let round = Round { done: 10_000, ..Round::default() };
-            match index {
-                0 => Ok(round),
-                1 => Ok(Round { errors: 6000, ..round }),
+            let measure = |index: &usize| match index {
+                0 => Ok(round.clone()),
+                1 => Ok(Round { errors: 6000, ..round.clone() }),
                 2 => Err("does not start".into()),
-                _ => Ok(Round { errors: 3, ..round }),
-            }
+                _ => Ok(Round { errors: 3, ..round.clone() }),
+            };
+            who.iter().map(measure).collect()
         })
         .unwrap();
         let times = |subject| turns.iter().filter(|(_, index)| *index == subject).count();
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_interruption_ends_it() {
-        let interrupted = take(&mut table(&["a", "b"]), 3, |_, _| Err(INTERRUPTION.into()));
+        let interrupted = take(&mut table(&["a", "b"]), 3, |_, _| vec![Err(INTERRUPTION.into())]);
         assert_eq!(interrupted.unwrap_err(), INTERRUPTION);
     }
 
@@ -138,14 +142,14 @@ mod tests {
         for subjects in 3..=10 {
             for (measurements, quick) in [(subjects * 12 * 3 + 6, false), (subjects * 7, true)] {
                 let seconds = seconds(measurements, quick);
-                let whole = float(measurements) * (seconds * 1.25 + 0.4);
+                let whole = float(measurements) * (seconds * (1.0 + WARM_UP) + AROUND_S);
                 assert!(whole <= if quick { 40.0 } else { 780.0 }, "{subjects} subjects take {whole} s");
-                assert!(seconds >= if quick { 0.1 } else { 1.3 }, "{subjects} subjects for {seconds} s each");
+                assert!(seconds >= if quick { 0.1 } else { 1.2 }, "{subjects} subjects for {seconds} s each");
             }
         }
         assert!((seconds(10, false) - 2.0).abs() < 1e-9 && (seconds(10, true) - 0.4).abs() < 1e-9);
         assert!((seconds(1_000_000, false) - 0.1).abs() < 1e-9);
-        assert_eq!((about(10, 2.0), about(260, 2.0)), ("29 s".into(), "13 minutes".into()));
+        assert_eq!((about(10, 2.0), about(260, 2.0)), ("31 s".into(), "13 minutes".into()));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use ouro_shm::{
 };
 
 use super::Options;
-use super::presence::{self, Presence};
 use super::totals::{self, Carried};
 use crate::config::model::{Address, Cluster, Model};
 use crate::stats::render::server;
@@ -55,22 +54,19 @@ pub(super) struct Counting {
     inheritance: Option<(Segment, RefCell<Totals>)>,
     /// The segment has not got its name yet.
     apart: Cell<Option<Apart>>,
-    base_id: u32,
-    /// For processes that cannot see this one. Not for a segment that nobody else can find.
-    presence: Cell<Option<Presence>>,
 }
 
 impl Counting {
     /// Joins the instance and files the parts of the configuration in its segment.
     pub(super) fn start(
-        Opened { segment, apart, carried, lost, base_id, .. }: Opened,
+        Opened { segment, apart, carried, lost, .. }: Opened,
         options: &Options,
         model: &Model,
         epoch: u32,
     ) -> Result<Self, SegmentError> {
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
-        let is_named = !options.restart.disabled;
+        segment.show_presence();
         let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
         let entities = worker::entities(&membership, model, options.workers);
         let stripe = membership.stripe(CONTROL);
@@ -86,9 +82,7 @@ impl Counting {
             started: Instant::now(),
             totals: RefCell::new(totals),
             inheritance: lost.map(|lost| (lost, RefCell::new(membership.inheritance()))),
-            presence: Cell::new(Presence::show(base_id).filter(|_| apart.is_none() && is_named)),
             apart: Cell::new(apart),
-            base_id,
             membership,
         };
         counting.inherit();
@@ -98,12 +92,8 @@ impl Counting {
 
     /// The process serves now: its segment is that of the instance. Counts how long it took to get here.
     pub(super) fn count_start(&self) {
-        match self.apart.take().map(Apart::establish) {
-            None => {}
-            Some(Ok(())) => self.presence.set(Presence::show(self.base_id)),
-            Some(Err(error)) => {
-                tracing::error!(%error, "the counters cannot be read from outside: their segment gets no name");
-            }
+        if let Some(Err(error)) = self.apart.take().map(Apart::establish) {
+            tracing::error!(%error, "the counters cannot be read from outside: their segment gets no name");
         }
         #[allow(clippy::cast_possible_truncation)] // 2^64 microseconds are enough
         self.server.record(ServerScope::INITIALIZATION_TIME, self.started.elapsed().as_micros() as u64);
@@ -221,7 +211,6 @@ pub(super) enum Before {
 
 /// A segment to count in.
 pub(super) struct Opened {
-    base_id: u32,
     segment: Segment,
     apart: Option<Apart>,
     carried: Carried,
@@ -252,7 +241,8 @@ fn is_free(socket_path: Option<&OsStr>, base_id: u32) -> bool {
     // What is wrong with the directory is said when the socket is bound.
     let Ok(address) = super::restart_address(socket_path, base_id) else { return true };
     matches!(Connection::connect(&address), Err((ConnectFailure::Nobody, _)))
-        && !presence::is_anybody_there(base_id)
+        && !Segment::peek(base_id)
+            .is_ok_and(|found| found.is_some_and(|segment| segment.is_anybody_present()))
 }
 
 /// Waits until nobody serves in this segment, who would have to be taken over from. A process that was killed a moment ago
@@ -285,7 +275,7 @@ async fn nobody_serves(segment: &Segment, base_id: u32) -> Result<(), String> {
 /// That somebody does, in words.
 async fn nobody_is_hidden(segment: &Segment, base_id: u32) -> Result<(), String> {
     let until = super::after(DEATH_PATIENCE_MS);
-    while segment.live_processes().is_empty() && presence::is_anybody_there(base_id) {
+    while segment.live_processes().is_empty() && segment.is_anybody_present() {
         if tokio::time::Instant::now() >= until {
             return Err(format!(
                 "a process that cannot be seen from here, in another container perhaps, counts with base id {base_id} in the \
@@ -306,7 +296,7 @@ pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String
     let opened = |segment: Segment| {
         let died = |process: &Process| !process.alive && process.state != ProcessState::Gone;
         let after_a_death = segment.processes().iter().any(died);
-        Opened { base_id, segment, apart: None, carried: Carried::default(), lost: None, after_a_death }
+        Opened { segment, apart: None, carried: Carried::default(), lost: None, after_a_death }
     };
     match (before, &place.own) {
         (_, Some(own)) => Ok(opened(own.clone())),
@@ -316,7 +306,7 @@ pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String
             let (segment, apart) =
                 Segment::create_apart(&options, carried.generations, carried.first_started_ms)
                     .map_err(unkept)?;
-            Ok(Opened { base_id, segment, apart: Some(apart), carried, lost, after_a_death: false })
+            Ok(Opened { segment, apart: Some(apart), carried, lost, after_a_death: false })
         }
         (before, None) => {
             let (segment, events) = Segment::open(&options).map_err(unkept)?;

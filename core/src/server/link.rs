@@ -467,9 +467,12 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
-                        self.child.set_segment(self.segment_to_share(connection.inner.peer_pid()));
+                        let pid = connection.inner.peer_pid();
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
+                        // What takes time comes after Hello, for which the other side waits. Only its answer needs this.
+                        let segment_id = self.segment_to_share(pid);
+                        self.child.set_segment(segment_id);
                     }
                     Err((failure, why)) => self.up(child::Event::ConnectFailed { failure, why }),
                 },

@@ -7,7 +7,6 @@ mod link;
 mod listen;
 mod notify;
 mod peers;
-mod presence;
 mod process;
 mod running;
 mod state;

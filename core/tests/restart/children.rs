@@ -149,6 +149,27 @@ fn a_child_that_does_not_fit_is_told_why() {
     scene.end_well();
 }
 
+/// Of the same protocol, with everything else that a later version may bring.
+#[test]
+fn a_child_of_a_later_version_takes_over() {
+    let scene = Loaded::new();
+    let mut child = Peer::child(&scene.site.instance);
+    child.request(ouro_restart::message::Hello {
+        program_version: "9.0.0".into(),
+        protocol_max: 9,
+        layout_version: 999,
+        hot_restart_version: "9.999".into(),
+        capabilities: vec!["telepathy".into()],
+        ..hello(&scene.site.instance)
+    });
+    let Message::HelloReply(reply) = child.expect("HelloReply").frame.message else { unreachable!() };
+    assert_eq!((reply.protocol, reply.child_epoch), (1, 1));
+    child.go_on_to(Step::LastState);
+    drop(child);
+    scene.parent.wait_log("this process serves again");
+    scene.end_well();
+}
+
 #[test]
 fn what_waits_in_the_queue_is_the_childs_when_the_parent_ends() {
     let Site { instance, web, origin: _origin } = Site::new();

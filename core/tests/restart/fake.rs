@@ -50,11 +50,17 @@ impl Peer {
     /// Goes through the steps up to this one; what was handed over.
     #[track_caller]
     pub(crate) fn go_to(&mut self, instance: &Instance, step: Step) -> Vec<(ListenSocket, Received)> {
-        let mut sockets = Vec::new();
         if step >= Step::Hello {
             self.request(hello(instance));
             self.expect("HelloReply");
         }
+        self.go_on_to(step)
+    }
+
+    /// The same behind Hello.
+    #[track_caller]
+    pub(crate) fn go_on_to(&mut self, step: Step) -> Vec<(ListenSocket, Received)> {
+        let mut sockets = Vec::new();
         if step >= Step::ListenSockets {
             let mut cursor = 0;
             loop {

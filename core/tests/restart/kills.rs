@@ -71,7 +71,10 @@ fn a_parent_may_be_killed_at_every_step() {
             scene.load.end();
         }
         scene.site.expect_served();
-        let next = scene.site.instance.start("auto");
+        // One that has started cold is where it was told to look.
+        let cold = format!("--socket-path {}", scene.site.instance.path("between").display());
+        let next = scene.site.instance.spawn("auto", if messages >= 2 { "" } else { &cold });
+        next.wait_log(READY);
         child.expect_exit(0, "stopped");
         scene.site.expect_served();
         next.stop();

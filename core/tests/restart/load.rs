@@ -16,7 +16,7 @@ use crate::support::{DEADLINE, eventually, lock, pattern};
 const FAILURES_MAX: usize = 50;
 
 /// Clients that share a rate, at most this many: each waits for its turn, and a turn takes a connection and a request.
-const PACED_CLIENTS: usize = 32;
+const PACED_CLIENTS: usize = 64;
 
 /// Bytes of the bodies that are sent up and down.
 const BODY_BYTES: usize = 200_000;

@@ -4,9 +4,9 @@
 //! protocol for a process that is not there. The rest is one module per subject.
 //!
 //! The runs that take minutes are ignored tests, one command each; `OURO_TEST_PERCENT=5` makes a short one:
-//! `cargo test --release -p ouro --test restart -- --ignored --nocapture --test-threads 1 NAME`, with as the name
+//! `cargo test --release -p ouro --test restart -- --include-ignored --nocapture --test-threads 1 NAME`, with as the name
 //! `two_hundred_restarts`, `five_hundred_restarts`, `a_thousand_listeners`, `taking_over_ten_listeners` or
-//! `at_any_step_is_given_up`.
+//! `a_child_that_hangs_after_the_state`. They print what they have found between two lines of dashes.
 
 // Helpers of tests may panic as tests do, and the numbers they cast are small.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]

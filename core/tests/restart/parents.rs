@@ -165,6 +165,41 @@ fn a_parent_that_does_not_fit_is_named() {
     }
 }
 
+/// Of the same protocol, with everything else that a later version may bring.
+#[test]
+fn a_parent_of_a_later_version_is_taken_over() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "");
+    let mut peer = parent.accept();
+    let id = peer.expect("Hello").frame.request_id;
+    peer.send(
+        id,
+        HelloReply {
+            program_version: "9.0.0".into(),
+            protocol_max: 9,
+            hot_restart_version: "9.999".into(),
+            capabilities: vec!["telepathy".into()],
+            ..FakeParent::reply(&scene.instance)
+        },
+    );
+    scene.answer(&parent, &mut peer, "ListenSockets");
+    // A kind of message that this version does not know is answered, and changes nothing.
+    peer.send_raw(b"OUR\x01\xfe\xff\0\0\x07\0\0\0\0\0\0\0");
+    scene.answer(&parent, &mut peer, "State");
+    peer.expect("NotUnderstood");
+    for step in ["DrainListeners", "State"] {
+        scene.answer(&parent, &mut peer, step);
+    }
+    child.wait_log(READY);
+    let scene = scene.without_listener();
+    drop((parent, peer));
+    scene.expect_served();
+    let next = scene.instance.start("auto");
+    child.expect_exit(0, "has been replaced");
+    next.stop();
+}
+
 #[test]
 fn a_refusal_is_repeated_in_its_own_words() {
     let scene = Scene::new();

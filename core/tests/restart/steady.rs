@@ -132,7 +132,7 @@ fn many_restarts(plan: &Plan) {
         // It gives up what is in flight at its end.
         let counted = Stats::of(instance.base_id()).get("cluster.extra.upstream_rq_200");
         assert!(counted >= report.requests && other.requests() >= counted, "{counted} of {report:?}");
-        report.requests
+        format!("{}, the slowest {}", report.requests, report.slowest)
     });
     println!(
         "--- {} restarts with connections that {}, in {took:.1?}\n\
@@ -147,7 +147,7 @@ fn many_restarts(plan: &Plan) {
         if plan.handover == "live" { "move" } else { "drain" },
         plan.clients,
         plan.short_per_s.map_or(String::new(), |asked| format!(" of {asked}")),
-        wrk.map_or_else(|| "none".into(), |requests| requests.to_string()),
+        wrk.as_deref().unwrap_or("none"),
     );
     assert!(late.0 <= early.0 + 2 * plan.clients + 100, "descriptors: {} after {}", late.0, early.0);
     assert!(late.1 <= early.1 * 3 / 2 + 8192, "memory: {} KiB after {} KiB", late.1, early.1);
@@ -284,7 +284,6 @@ fn a_proxy_in_front_of_itself_loses_nothing() {
         load.flow(20);
         load.end_well();
         instance.expect_only(last.pid());
-        expect_nothing_active(instance.base_id());
         last.stop();
     }
 }

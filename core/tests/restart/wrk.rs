@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::DEADLINE;
+
 /// Connections that it keeps busy.
 const CONNECTIONS: u32 = 16;
 
@@ -22,6 +24,8 @@ pub(crate) struct Wrk {
 pub(crate) struct Report {
     /// Requests that were answered.
     pub(crate) requests: u64,
+    /// The longest that one of them took, as it says it.
+    pub(crate) slowest: String,
     /// Lines about what has failed.
     pub(crate) failures: Vec<String>,
 }
@@ -32,6 +36,7 @@ impl Wrk {
         let mut command = Command::new("wrk");
         command
             .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{SECONDS}s")])
+            .args(["--timeout", &format!("{}s", DEADLINE.as_secs())])
             .arg(format!("http://{address}/wrk"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -57,10 +62,14 @@ impl Wrk {
         let requests = text.lines().find_map(|line| line.trim().split_once(" requests in "));
         let requests =
             requests.unwrap_or_else(|| panic!("wrk does not say how many requests it made:\n{text}"));
+        // Mean, deviation, maximum.
+        let latency = text.lines().find_map(|line| line.trim().strip_prefix("Latency"));
+        let slowest = latency.and_then(|line| line.split_whitespace().nth(2)).unwrap_or("?").to_owned();
         // It says these only if there were any.
         let failed = |line: &&str| line.contains("Socket errors") || line.contains("Non-2xx");
         Report {
             requests: requests.0.parse().unwrap(),
+            slowest,
             failures: text.lines().filter(failed).map(Into::into).collect(),
         }
     }

@@ -86,6 +86,23 @@ fn what_another_program_counts_is_taken_as_it_is() {
 }
 
 #[test]
+fn who_is_there_is_known_until_he_is_gone() {
+    let shared = Shared::new();
+    let (ours, theirs) = (shared.open(), shared.open());
+    assert!(!ours.is_anybody_present());
+    theirs.show_presence();
+    assert!(ours.is_anybody_present());
+    // Shared by all who count, and no obstacle to the lock of those who change the tables.
+    let third = shared.open();
+    third.show_presence();
+    drop(serve(&ours));
+    drop(theirs);
+    assert!(ours.is_anybody_present());
+    drop(third);
+    assert!(!ours.is_anybody_present());
+}
+
+#[test]
 fn a_segment_that_is_made_apart_takes_its_place_at_once_or_leaves_nothing() {
     let shared = Shared::new();
     let old = shared.open();
