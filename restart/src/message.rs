@@ -93,6 +93,9 @@ pub struct HelloReply {
     /// they have counted there themselves is nowhere else.
     #[prost(uint64, repeated, tag = "15")]
     pub lost_segments: Vec<u64>,
+    /// For how long yet the kernel may tell a process that has died of connections, in milliseconds; 0 if it does not.
+    #[prost(uint64, tag = "16")]
+    pub unheard_ms: u64,
 }
 
 /// Child to parent: asks for the next listening sockets.

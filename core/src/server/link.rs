@@ -532,6 +532,13 @@ impl Link {
     }
 
     fn prepare(&mut self, epoch: u32, cold: bool) {
+        if let Some(parent) = self.child.parent()
+            && parent.unheard_ms > 0
+        {
+            // Somebody has died shortly before this process came, and its ring may be told instead of this one.
+            let rest = Duration::from_millis(parent.unheard_ms).min(AFTER_A_DEATH);
+            self.ring_of_the_dead_until = self.ring_of_the_dead_until.max(Some(Instant::now() + rest));
+        }
         if self.listener.is_none() || cold {
             match Listener::bind(&self.address, self.mode)
                 .map_err(|error| error.to_string())
@@ -588,7 +595,14 @@ impl Link {
         let Some(parent) = &mut self.parent else { return };
         for action in parent.handle(now, event) {
             match action {
-                parent::Action::Send { peer, frame } => {
+                parent::Action::Send { peer, mut frame } => {
+                    if let Message::HelloReply(reply) = &mut frame.message {
+                        let until = self
+                            .ring_of_the_dead_until
+                            .map(|at| at.saturating_duration_since(Instant::now()));
+                        reply.unheard_ms =
+                            until.map_or(0, |rest| u64::try_from(rest.as_millis()).unwrap_or(0));
+                    }
                     drop(self.peers.get_mut(&peer).map(|peer| peer.inner.send(&frame, &[])));
                 }
                 parent::Action::SendPart { peer, request_id, part, cursor } => {

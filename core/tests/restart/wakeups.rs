@@ -127,6 +127,21 @@ fn when_a_child_was_killed_after_the_commit() {
     assert_eq!(idle.get("/last").text(), "/last");
 }
 
+/// The next process has not seen the death, but has to live with what is left of the dead one.
+#[test]
+fn when_another_child_takes_over_after_one_was_killed() {
+    let mut scene = Scene::second();
+    scene.eater.eat();
+    let child = scene.site.instance.spawn("auto", "");
+    scene.newest.wait_log("another process serves from here on");
+    child.kill();
+    scene.newest.wait_log("serves again");
+    for _ in 0..2 {
+        scene.replace();
+        scene.site.expect_served();
+    }
+}
+
 #[test]
 fn when_a_child_was_killed_before_the_commit() {
     let mut scene = Scene::new();

@@ -107,6 +107,8 @@ impl Parent {
             elder: self.elder,
             segment_id: identity.segment_id,
             lost_segments: self.lost_segments.clone(),
+            // Only the sockets know.
+            unheard_ms: 0,
         };
         self.send(id, request_id, reply);
     }
