@@ -276,6 +276,13 @@ impl Link {
         of_the_dead || !self.strangers.is_empty() || self.child.is_without_answer()
     }
 
+    /// For how long the next process has to look for connections, as far as it cannot know.
+    fn unheard_ms(&self) -> u64 {
+        let of_the_dead = self.ring_of_the_dead_until.map(|at| at.saturating_duration_since(Instant::now()));
+        let rest = if self.strangers.is_empty() { of_the_dead.unwrap_or_default() } else { AFTER_A_DEATH };
+        u64::try_from(rest.as_millis()).unwrap_or(0)
+    }
+
     /// A process has our listening sockets, and from here on nobody will hear from it.
     fn estrange(&mut self, process: Option<OwnedFd>, may_accept: bool) {
         match process {
@@ -532,13 +539,6 @@ impl Link {
     }
 
     fn prepare(&mut self, epoch: u32, cold: bool) {
-        if let Some(parent) = self.child.parent()
-            && parent.unheard_ms > 0
-        {
-            // Somebody has died shortly before this process came, and its ring may be told instead of this one.
-            let rest = Duration::from_millis(parent.unheard_ms).min(AFTER_A_DEATH);
-            self.ring_of_the_dead_until = self.ring_of_the_dead_until.max(Some(Instant::now() + rest));
-        }
         if self.listener.is_none() || cold {
             match Listener::bind(&self.address, self.mode)
                 .map_err(|error| error.to_string())
@@ -576,6 +576,13 @@ impl Link {
     }
 
     fn take_over(&mut self, epoch: u32) {
+        if let Some(parent) = self.child.parent()
+            && parent.unheard_ms > 0
+        {
+            // Somebody has died shortly before this process came, or hangs, and may be told instead of this one.
+            let rest = Duration::from_millis(parent.unheard_ms).min(AFTER_A_DEATH);
+            self.ring_of_the_dead_until = self.ring_of_the_dead_until.max(Some(Instant::now() + rest));
+        }
         if let Some(listener) = &self.listener
             && let Err(error) = listener.inner.claim()
         {
@@ -597,11 +604,7 @@ impl Link {
             match action {
                 parent::Action::Send { peer, mut frame } => {
                     if let Message::HelloReply(reply) = &mut frame.message {
-                        let until = self
-                            .ring_of_the_dead_until
-                            .map(|at| at.saturating_duration_since(Instant::now()));
-                        reply.unheard_ms =
-                            until.map_or(0, |rest| u64::try_from(rest.as_millis()).unwrap_or(0));
+                        reply.unheard_ms = self.unheard_ms();
                     }
                     drop(self.peers.get_mut(&peer).map(|peer| peer.inner.send(&frame, &[])));
                 }

@@ -148,13 +148,17 @@ fn when_a_child_was_killed_before_the_commit() {
     scene.eater.eat();
     // Accepts behind the eater.
     scene.replace();
-    let mut unheard = Client::connect(scene.site.web);
-    // The first ones may be heard: it looks while the process before has not quite ended.
-    eventually("the eater eats", || {
-        unheard = Client::connect(scene.site.web);
-        unheard.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
-        unheard.poll(QUIET) == Err(Failure::TimedOut)
-    });
+    // The first ones are heard: it has been told to look for a while.
+    let begun = Instant::now();
+    let mut unheard = loop {
+        let mut client = Client::connect(scene.site.web);
+        client.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
+        if client.poll(QUIET) == Err(Failure::TimedOut) {
+            break client;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(25), "the eater does not eat");
+        std::thread::park_timeout(QUIET);
+    };
     let (child, _held) = scene.held_child();
     child.kill();
     scene.newest.wait_log("failed before it took over");
