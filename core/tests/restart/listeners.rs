@@ -241,8 +241,8 @@ fn unix_listeners_and_a_unix_admin_interface_stay() {
 fn a_thousand_listeners_move() {
     let (count, workers) = (1_000, 2);
     let origin = Echo::http();
-    // Sockets that are bound at once, so that all ports differ.
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    // Sockets that are bound at once, so that all ports differ; at an address where no other test looks for free ones.
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.77.0.1:0").unwrap()).collect();
     let ports: Vec<SocketAddr> = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
     drop(held);
     let listeners: Vec<_> = ports.iter().enumerate().map(|(n, at)| http(&format!("l{n}"), at)).collect();

@@ -127,19 +127,38 @@ fn when_a_child_was_killed_after_the_commit() {
     assert_eq!(idle.get("/last").text(), "/last");
 }
 
+/// The next process has not seen the death, but has to live with what is left of the dead one.
+#[test]
+fn when_another_child_takes_over_after_one_was_killed() {
+    let mut scene = Scene::second();
+    scene.eater.eat();
+    let child = scene.site.instance.spawn("auto", "");
+    scene.newest.wait_log("another process serves from here on");
+    child.kill();
+    scene.newest.wait_log("serves again");
+    for _ in 0..2 {
+        scene.replace();
+        scene.site.expect_served();
+    }
+}
+
 #[test]
 fn when_a_child_was_killed_before_the_commit() {
     let mut scene = Scene::new();
     scene.eater.eat();
     // Accepts behind the eater.
     scene.replace();
-    let mut unheard = Client::connect(scene.site.web);
-    // The first ones may be heard: it looks while the process before has not quite ended.
-    eventually("the eater eats", || {
-        unheard = Client::connect(scene.site.web);
-        unheard.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
-        unheard.poll(QUIET) == Err(Failure::TimedOut)
-    });
+    // The first ones are heard: it has been told to look for a while.
+    let begun = Instant::now();
+    let mut unheard = loop {
+        let mut client = Client::connect(scene.site.web);
+        client.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
+        if client.poll(QUIET) == Err(Failure::TimedOut) {
+            break client;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(25), "the eater does not eat");
+        std::thread::park_timeout(QUIET);
+    };
     let (child, _held) = scene.held_child();
     child.kill();
     scene.newest.wait_log("failed before it took over");

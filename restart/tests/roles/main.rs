@@ -185,7 +185,7 @@ fn a_probe_learns_who_is_there_and_disturbs_nothing() {
     world.settle();
     let Some(Message::HelloReply(reply)) = world.raw_receive(probe) else { panic!() };
     assert!(reply.busy);
-    world.pass(2_100);
+    world.pass(5_100);
     assert!(!world.raw_is_open(probe), "a probe does not stay for ever");
     world.workers_accept(child);
     world.settle();
@@ -316,7 +316,7 @@ fn connections_that_say_nothing_are_bounded_and_do_not_stay() {
     let peers: Vec<usize> = (0..20).map(|_| world.connect_raw()).collect();
     world.settle();
     assert_eq!(peers.iter().filter(|peer| world.raw_is_open(**peer)).count(), 16);
-    world.pass(2_100);
+    world.pass(5_100);
     assert_eq!(peers.iter().filter(|peer| world.raw_is_open(**peer)).count(), 0);
     let child = world.start(None);
     world.settle();
