@@ -239,8 +239,8 @@ pub struct DrainListenersReply {
     /// Connections that the parent still has.
     #[prost(uint64, tag = "1")]
     pub connections: u64,
-    /// For so long the kernel may tell somebody of connections who does not hear of them, a process that hangs or has died:
-    /// the child looks into the queues itself, milliseconds.
+    /// For so long, in milliseconds, the kernel may tell the ring of a process that has died of connections: the child looks
+    /// into the queues itself.
     #[prost(uint64, tag = "2")]
     pub unheard_ms: u64,
 }

@@ -228,7 +228,7 @@ impl Instance {
             self.worker_turn(n);
             true
         } else {
-            let waits = matches!(self.processes[n].preparing, Some(_));
+            let waits = self.processes[n].preparing.is_some();
             (!waits && self.hear(n, now)) || self.work(n, now)
         };
         if has_done {

@@ -206,7 +206,9 @@ impl Instance {
                 world.count("connections cut off when the time was up");
                 world.note(|| format!("process {n} cuts off what is left"));
             });
-            process.running().map(Running::give_up);
+            if let Some(running) = process.running() {
+                running.give_up();
+            }
             process.tell(Message::Stop);
         } else if is_due(process.look_at) {
             process.look_at = Some(now + DRAIN_LOOK_US);
@@ -379,7 +381,7 @@ impl Instance {
         let mut sockets = std::mem::take(&mut self.processes[n].inherited);
         if sockets.is_empty() {
             let now = sim::with(|world| world.now());
-            let addresses: Vec<_> = self.model.listeners.iter().map(|listener| address(listener)).collect();
+            let addresses: Vec<_> = self.model.listeners.iter().map(address).collect();
             if addresses.iter().any(|address| sim::with(|world| world.is_listening(*address))) {
                 if now >= until {
                     return self.up(n, child::Event::Failed { why: "an address is in use".into() });

@@ -16,9 +16,6 @@ const RESTART: &str = "restart";
 /// How long connections are looked for after a process has died that accepted from the same queues.
 const AFTER_A_DEATH_US: u64 = 15_000_000;
 
-/// How long the next process looks for connections if another one hangs that accepts from the same queues.
-const WHILE_ONE_HANGS_US: u64 = 900_000_000;
-
 impl Instance {
     /// Does one of the things that the roles of a process wait for: frames before timers, the process before first.
     pub fn hear(&mut self, n: usize, now: u64) -> bool {
@@ -341,20 +338,11 @@ impl Instance {
         of_the_dead || is_told || !process.strangers.is_empty() || process.child.is_without_answer()
     }
 
-    /// Until when that is so, as far as it can be said, milliseconds.
+    /// Until when the ring of a dead process may hear of connections, milliseconds.
     fn unheard_until(&mut self, n: usize, now: u64) -> u64 {
-        if !self.may_be_unheard(n, now) {
-            return 0;
-        }
+        self.may_be_unheard(n, now);
         let process = &self.processes[n];
-        let until = match process.dead_until {
-            _ if !process.strangers.is_empty() || process.child.is_without_answer() => {
-                now + WHILE_ONE_HANGS_US
-            }
-            Some(until) => until,
-            None => 0,
-        };
-        (until / 1000).max(process.child.unheard_until())
+        (process.dead_until.unwrap_or(0) / 1000).max(process.child.unheard_until())
     }
 
     /// Whether somebody has a descriptor of the restart socket.

@@ -292,7 +292,9 @@ impl Driver {
     pub(super) fn kill(&mut self) {
         self.kernel.kill();
         for id in self.sockets.ids().collect::<Vec<_>>() {
-            self.sockets.get(id).map(|slot| super::sim::lose(slot.fd));
+            if let Some(slot) = self.sockets.get(id) {
+                super::sim::lose(slot.fd);
+            }
         }
     }
 

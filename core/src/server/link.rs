@@ -39,10 +39,6 @@ const LATER: Duration = Duration::from_millis(1);
 /// milliseconds, and has been seen to take 1.5 s on a busy machine.
 const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
-/// How long the next process looks for connections if another one hangs that accepts from the same queues. It does not see
-/// when that one has ended.
-const WHILE_ONE_HANGS: Duration = Duration::from_secs(900);
-
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
@@ -281,18 +277,12 @@ impl Link {
         of_the_dead || is_told || !self.strangers.is_empty() || self.child.is_without_answer()
     }
 
-    /// Until when that is so, as far as it can be said: the next process knows neither the dead nor those that hang.
+    /// Until when the ring of a dead process may hear of connections: the next process has not seen that end.
     fn unheard_until(&mut self) -> u64 {
-        if !self.may_be_unheard() {
-            return 0;
-        }
-        let left = match self.ring_of_the_dead_until {
-            _ if !self.strangers.is_empty() || self.child.is_without_answer() => WHILE_ONE_HANGS,
-            Some(until) => until.saturating_duration_since(Instant::now()),
-            None => Duration::ZERO,
-        };
-        let until = self.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        until.max(self.child.unheard_until())
+        self.may_be_unheard();
+        let left = self.ring_of_the_dead_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left_ms = left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        self.now().saturating_add(left_ms).max(self.child.unheard_until())
     }
 
     /// A process has our listening sockets, and from here on nobody will hear from it.
