@@ -7,6 +7,7 @@ mod content;
 mod http;
 mod report;
 mod simulation;
+mod states;
 mod tcp;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

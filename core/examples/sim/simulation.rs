@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ouro::base::random::Random;
 use ouro::config::model::{Address, EndpointTarget, Model};
-use ouro::ring::sim::{self, EndId, Faults, Happening, World};
+use ouro::ring::sim::{self, Await, EndId, Faults, Happening, World};
 use ouro::ring::{Capabilities, mailbox};
 use ouro::upstream::KnownEndpoint;
 use ouro::worker::{self, Connections, Message, Report, Running, Worker};
@@ -21,6 +21,11 @@ const LIMIT_US: u64 = 900_000_000;
 const TURNS: u64 = 3_000_000;
 /// Virtual time in which a process must end once it is told to drain and its peers are gone.
 const END_US: u64 = 60_000_000;
+
+/// Virtual time for which a handover waits for the state that it is aimed at.
+const AIM_US: u64 = 1_000_000;
+/// Turns that processes have for themselves once a session is in that state, so that it is still there.
+const FOCUS_TURNS: u32 = 200;
 
 /// A simulated client or origin.
 pub trait Peer {
@@ -40,6 +45,8 @@ pub trait Scenario {
     fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>>;
     /// The proxy has connected to an origin.
     fn accepted(&mut self, number: u32, to: SocketAddr, end: EndId) -> Box<dyn Peer>;
+    /// States of sessions that a restart may be aimed at.
+    fn aims(&self) -> &'static [&'static str];
     /// Looks whether everything is as it should be once all peers are done.
     fn check(&mut self, disturbances: &Disturbances) -> Vec<String>;
 }
@@ -65,8 +72,8 @@ impl Disturbances {
 pub struct Summary {
     pub violations: Vec<String>,
     pub counts: Vec<(String, u64)>,
-    /// States in which sessions have waited: how often, and how often they were dropped there.
-    pub awaits: Vec<(String, (u64, u64))>,
+    /// States in which sessions have waited.
+    pub awaits: Vec<(String, Await)>,
     pub trace: Vec<String>,
     pub virtual_ms: u64,
     pub turns: u64,
@@ -112,6 +119,10 @@ pub struct Simulation {
     turns: u64,
     epoch: u32,
     draining_since: Option<u64>,
+    /// Restarts wait until a session is in a state that this seed has chosen.
+    aims: bool,
+    /// A session is there: for so many turns only processes have theirs.
+    focus: u32,
     /// Connections that the proxy has cut off for want of buffers.
     cut_off: u64,
 }
@@ -158,8 +169,11 @@ impl Simulation {
             turns: 0,
             epoch: 0,
             draining_since: None,
+            aims: false,
+            focus: 0,
             cut_off: 0,
         };
+        this.aims = this.random.below(2) == 0;
         this.start_process();
         this.schedule_restart();
         this
@@ -256,7 +270,8 @@ impl Simulation {
                 return Err(violation);
             }
             self.restart();
-            let event_first = self.random.below(2) == 0;
+            self.focus = self.focus.saturating_sub(1);
+            let event_first = self.focus == 0 && self.random.below(2) == 0;
             if event_first && self.happen() {
                 continue;
             }
@@ -415,11 +430,19 @@ impl Simulation {
             }
             Stage::Pausing => {
                 if self.heard(count - 2, Report::Paused) {
-                    self.stage = Stage::Paused(now + self.random.below(3_000) as u64);
+                    let aim = self.aim();
+                    let patience = if aim.is_some() { AIM_US } else { self.random.below(3_000) as u64 };
+                    sim::with(|world| world.set_aim(aim));
+                    self.stage = Stage::Paused(now + patience);
                 }
             }
-            Stage::Paused(at) if at <= now => {
+            Stage::Paused(at) if at <= now || sim::with(|world| world.aim_is_hit()) => {
                 self.note("connections are to move");
+                if sim::with(|world| world.aim_is_hit()) {
+                    sim::with(|world| world.count("handover as aimed"));
+                    self.focus = FOCUS_TURNS;
+                }
+                sim::with(|world| world.set_aim(None));
                 sim::with(|world| world.count("handover"));
                 let (from, to) = ouro_restart::Connection::pair().unwrap();
                 let _ = self.processes[count - 2].mailbox.send(Message::HandOver(Box::new(from)));
@@ -441,6 +464,17 @@ impl Simulation {
             }
             Stage::Ready(_) | Stage::Paused(_) => {}
         }
+    }
+
+    /// The state that the next handover waits for.
+    fn aim(&mut self) -> Option<&'static str> {
+        let aims = self.scenario.aims();
+        if !self.aims || aims.is_empty() || self.peers_are_done() {
+            return None;
+        }
+        let aim = aims[self.random.below(aims.len())];
+        self.note(&format!("connections move when a session is there: {aim}"));
+        Some(aim)
     }
 
     fn note(&self, text: &str) {
@@ -504,8 +538,11 @@ fn faults(random: &mut Random) -> Faults {
         accept: chance(64),
         copy: chance(128),
         split: chance(512),
+        socket: 0,
+        drop_task: 0,
         ..Faults::default()
     };
+    faults.drop_task = [0, 16, 128, 512][random.below(4)];
     faults.late_us = [50, 1_000, 30_000][random.below(3)];
     faults.stall_us = [100, 5_000, 200_000][random.below(3)];
     faults.submissions = [1, 3, 16, 1024][random.below(4)];

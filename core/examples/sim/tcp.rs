@@ -10,6 +10,7 @@ use ouro::ring::sim::{self, EndId, Read};
 
 use crate::content::{self, KEY_BYTES};
 use crate::simulation::{Disturbances, Peer, Scenario};
+use crate::states;
 
 const LISTENER: &str = "127.0.0.1:7000";
 
@@ -71,6 +72,10 @@ impl Scenario for TcpScenario {
     fn accepted(&mut self, number: u32, _: SocketAddr, end: EndId) -> Box<dyn Peer> {
         let random = Random::new(self.random.next_u64());
         Box::new(TcpPeer::new(Rc::clone(&self.book), number, Some(end), random))
+    }
+
+    fn aims(&self) -> &'static [&'static str] {
+        states::TCP_AIMS
     }
 
     fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {

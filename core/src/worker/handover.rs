@@ -99,7 +99,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
             match moved {
                 Ok(()) => {
                     #[cfg(feature = "sim")]
-                    super::probe::count_await(session, true);
+                    super::probe::moves(session);
                     shared.handovers.inc(HandoverScope::CX_MOVED);
                     session.set_moved();
                     return;
@@ -111,7 +111,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
             continue;
         }
         #[cfg(feature = "sim")]
-        super::probe::count_await(session, false);
+        super::probe::waits(session);
         ring.wait(deadline).await;
     }
 }

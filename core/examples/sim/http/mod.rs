@@ -14,6 +14,7 @@ use ouro::ring::sim::{self, EndId};
 use self::client::Client;
 use self::origin::Origin;
 use self::wire::Framing;
+use crate::states;
 use crate::simulation::{Disturbances, Peer, Scenario};
 
 pub const LISTENER: &str = "127.0.0.1:8000";
@@ -52,6 +53,10 @@ pub struct Plan {
     pub breaks: Option<(usize, Break)>,
     /// The origin sends this instead of a response.
     pub garbage: bool,
+    /// Within the response, behind so many bytes of it, the origin pauses for so long.
+    pub pause: Option<(usize, u64)>,
+    /// Once it has the head, the origin reads nothing for so long.
+    pub ignores_us: u64,
     /// The connection becomes a tunnel, in which each side sends so many bytes.
     pub tunnel: Option<(usize, usize)>,
 }
@@ -154,6 +159,11 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
         closes: random.below(10) == 0,
         breaks,
         garbage: rough && random.below(24) == 0,
+        pause: (random.below(5) == 0).then(|| {
+            let most = [20, 60, 2_000][random.below(3)];
+            (random.below(most), 1 + random.below(200_000) as u64)
+        }),
+        ignores_us: if random.below(6) == 0 { random.below(300_000) as u64 } else { 0 },
         tunnel,
     }
 }
@@ -191,6 +201,10 @@ impl Scenario for HttpScenario {
     fn accepted(&mut self, number: u32, _: SocketAddr, end: EndId) -> Box<dyn Peer> {
         let random = Random::new(self.random.next_u64());
         Box::new(Origin::new(Rc::clone(&self.book), number, end, random))
+    }
+
+    fn aims(&self) -> &'static [&'static str] {
+        states::HTTP_AIMS
     }
 
     fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {

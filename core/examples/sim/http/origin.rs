@@ -41,6 +41,9 @@ pub struct Origin {
     reads_at: u64,
     pace_us: usize,
     max_read: usize,
+    /// It pauses when so many bytes more are written, for so long.
+    pause: Option<(usize, u64)>,
+    writes_at: u64,
     /// An idle connection is ended after so many requests.
     hangs_up_after: u32,
     served: u32,
@@ -63,6 +66,8 @@ impl Origin {
             output: Vec::new(),
             answered_early: false,
             then: None,
+            pause: None,
+            writes_at: 0,
             eof: false,
             reads_at: 0,
             pace_us: [0, 0, 300, 20_000][random.below(4)],
@@ -100,11 +105,26 @@ impl Origin {
     }
 
     fn flush(&mut self) {
+        let now = sim::with(|world| world.now());
         while !self.output.is_empty() {
-            let len = (1 + self.random.below(3_000)).min(self.output.len());
+            if self.writes_at > now {
+                return;
+            }
+            let mut len = (1 + self.random.below(3_000)).min(self.output.len());
+            if let Some((left, pause)) = self.pause {
+                if left == 0 {
+                    self.pause = None;
+                    self.writes_at = now + pause;
+                    return sim::with(|world| world.wake(self.me, pause));
+                }
+                len = len.min(left);
+            }
             match sim::with(|world| world.peer_write(self.end, &self.output[..len])) {
                 Ok(0) => return,
-                Ok(written) => drop(self.output.drain(..written)),
+                Ok(written) => {
+                    self.output.drain(..written);
+                    self.pause = self.pause.map(|(left, pause)| (left - written, pause));
+                }
                 Err(_) => return self.finish(),
             }
         }
@@ -144,6 +164,12 @@ impl Origin {
         let body = Body::of(head, Body::Done)?;
         if plan.expects && !plan.early {
             self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if plan.ignores_us > 0 {
+            self.reads_at = sim::with(|world| {
+                world.wake(self.me, plan.ignores_us);
+                world.now() + plan.ignores_us
+            });
         }
         self.answered_early = plan.early;
         if plan.early {
@@ -242,6 +268,8 @@ impl Origin {
     /// Queues the response that is planned.
     fn answer(&mut self, id: usize) {
         let plan = self.plan(id);
+        // What is still to be written of the response before goes first.
+        self.pause = plan.pause.map(|(at, pause)| (self.output.len() + at, pause));
         if plan.garbage {
             self.output.extend(b"HTTP/1.1 2x0 What\r\n: no name\r\n\r\n");
             self.then = Some(Then::Shutdown);

@@ -26,7 +26,7 @@ use std::cell::RefCell;
 pub(super) use self::kernel::Kernel;
 pub use self::net::EndId;
 pub use self::peers::{Broken, Read};
-pub use self::world::{Faults, Happening, World};
+pub use self::world::{Await, Faults, Happening, World};
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };

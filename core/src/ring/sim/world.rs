@@ -49,12 +49,27 @@ pub struct Faults {
     pub accept: u32,
     /// A copy of a descriptor cannot be had.
     pub copy: u32,
+    /// There is no descriptor for a socket to connect with.
+    pub socket: u32,
+    /// The task of a session is dropped where it waits, and another one goes on with the session.
+    pub drop_task: u32,
     /// A piece of data is split on its way.
     pub split: u32,
     /// Least latency, and what it varies by, microseconds.
     pub latency: (u64, usize),
     /// Least capacity of a pipe, and what it varies by, bytes.
     pub buffer: (usize, usize),
+}
+
+/// How often sessions have waited in a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Await {
+    /// Altogether.
+    pub waited: u64,
+    /// The task was dropped there, and another one of the same process went on.
+    pub dropped: u64,
+    /// The next process went on.
+    pub moved: u64,
 }
 
 /// What whoever runs the simulation has to know.
@@ -107,8 +122,10 @@ pub struct World {
     pub(super) eyes: Eyes,
     pub(super) next_op: u32,
     counts: BTreeMap<&'static str, u64>,
-    /// Awaits of sessions, and how often one was dropped there.
-    awaits: BTreeMap<String, (u64, u64)>,
+    awaits: BTreeMap<String, Await>,
+    /// Whoever runs the simulation waits for a session in this state.
+    aim: Option<&'static str>,
+    aim_is_hit: bool,
     violations: Vec<String>,
     trace: VecDeque<String>,
     is_traced: bool,
@@ -145,6 +162,8 @@ impl World {
             next_op: 0,
             counts: BTreeMap::new(),
             awaits: BTreeMap::new(),
+            aim: None,
+            aim_is_hit: false,
             violations: Vec::new(),
             trace: VecDeque::new(),
             is_traced: false,
@@ -189,16 +208,38 @@ impl World {
         &self.counts
     }
 
-    /// A session waits in this state, or was dropped in it because another process has it now.
-    pub fn count_await(&mut self, state: String, dropped: bool) {
-        let (awaits, drops) = self.awaits.entry(state).or_default();
-        *if dropped { drops } else { awaits } += 1;
+    /// A session waits in this state. Says whether its task is to be dropped there.
+    pub fn count_await(&mut self, state: String) -> bool {
+        if self.aim == Some(&state) {
+            self.aim_is_hit = true;
+        }
+        let drops = self.chance(self.faults.drop_task);
+        let counts = self.awaits.entry(state).or_default();
+        counts.waited += 1;
+        counts.dropped += u64::from(drops);
+        drops
     }
 
-    /// The states in which sessions have waited, how often, and how often they were dropped there.
+    /// A session that waited in this state goes on in another process.
+    pub fn count_move(&mut self, state: String) {
+        self.awaits.entry(state).or_default().moved += 1;
+    }
+
+    /// The states in which sessions have waited.
     #[must_use]
-    pub const fn awaits(&self) -> &BTreeMap<String, (u64, u64)> {
+    pub const fn awaits(&self) -> &BTreeMap<String, Await> {
         &self.awaits
+    }
+
+    /// Looks out for a session that waits in this state from now on.
+    pub const fn set_aim(&mut self, state: Option<&'static str>) {
+        (self.aim, self.aim_is_hit) = (state, false);
+    }
+
+    /// Whether one has waited there since.
+    #[must_use]
+    pub const fn aim_is_hit(&self) -> bool {
+        self.aim_is_hit
     }
 
     /// Something must not be so.
