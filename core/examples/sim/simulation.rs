@@ -22,7 +22,7 @@ const TURNS: u64 = 3_000_000;
 /// Virtual time in which a process must end once it is told to drain and its peers are gone.
 const END_US: u64 = 60_000_000;
 
-/// Virtual time for which a handover waits for the state that it is aimed at.
+/// Virtual time for which a restart waits for the state that it is aimed at.
 const AIM_US: u64 = 1_000_000;
 /// Turns that processes have for themselves once a session is in that state, so that it is still there.
 const FOCUS_TURNS: u32 = 200;
@@ -174,6 +174,10 @@ impl Simulation {
             cut_off: 0,
         };
         this.aims = this.random.below(2) == 0;
+        if this.aims {
+            // They begin early: what they wait for takes its time.
+            this.restarts.iter_mut().for_each(|at| *at = 1 + *at % 20_000);
+        }
         this.start_process();
         this.schedule_restart();
         this
@@ -368,6 +372,7 @@ impl Simulation {
             return true;
         }
         let Some(running) = &mut process.running else { return false };
+        sim::with(|world| world.set_turn(ring));
         if !running.turn() {
             let stats = running.ring_stats();
             self.cut_off += stats.cut_off;
@@ -420,29 +425,31 @@ impl Simulation {
             }
             Stage::Starting => {
                 if self.heard(count - 1, Report::Ready) {
-                    self.stage = Stage::Ready(now + self.random.below(5_000) as u64);
+                    let aim = self.aim();
+                    let patience = if aim.is_some() { AIM_US } else { self.random.below(5_000) as u64 };
+                    let old = self.processes[count - 2].ring;
+                    sim::with(|world| world.set_aim(aim.map(|aim| (aim, old))));
+                    self.stage = Stage::Ready(now + patience);
                 }
             }
-            Stage::Ready(at) if at <= now => {
+            Stage::Ready(at) if at <= now || sim::with(|world| world.aim_is_hit()) => {
                 self.note("the old process is to pause");
+                if sim::with(|world| world.aim_is_hit()) {
+                    sim::with(|world| world.count("restart as aimed"));
+                    self.focus = FOCUS_TURNS;
+                }
+                sim::with(|world| world.set_aim(None));
                 let _ = self.processes[count - 2].mailbox.send(Message::Pause);
                 self.stage = Stage::Pausing;
             }
             Stage::Pausing => {
                 if self.heard(count - 2, Report::Paused) {
-                    let aim = self.aim();
-                    let patience = if aim.is_some() { AIM_US } else { self.random.below(3_000) as u64 };
-                    sim::with(|world| world.set_aim(aim));
-                    self.stage = Stage::Paused(now + patience);
+                    let pause = if self.focus > 0 { 0 } else { self.random.below(3_000) as u64 };
+                    self.stage = Stage::Paused(now + pause);
                 }
             }
-            Stage::Paused(at) if at <= now || sim::with(|world| world.aim_is_hit()) => {
+            Stage::Paused(at) if at <= now => {
                 self.note("connections are to move");
-                if sim::with(|world| world.aim_is_hit()) {
-                    sim::with(|world| world.count("handover as aimed"));
-                    self.focus = FOCUS_TURNS;
-                }
-                sim::with(|world| world.set_aim(None));
                 sim::with(|world| world.count("handover"));
                 let (from, to) = ouro_restart::Connection::pair().unwrap();
                 let _ = self.processes[count - 2].mailbox.send(Message::HandOver(Box::new(from)));

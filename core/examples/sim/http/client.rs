@@ -152,6 +152,10 @@ impl Client {
                 sim::with(|world| world.wake(self.me, CONTINUE_US));
             } else {
                 self.output.extend(framed);
+                if plan.junk && plan.tunnel.is_none() {
+                    // Nobody may ever see it.
+                    self.output.extend(b"GET /r/junk HTTP/1.1\r\nhost: sim\r\n\r\n");
+                }
             }
         }
     }
@@ -360,6 +364,9 @@ impl Client {
             // A response that only the end delimits can be cut off by a reset alone, which may take along what is before it.
             let cut = |id: &usize| book.plans[*id].http_10 && book.plans[*id].breaks.is_some();
             let is_cut = reset && self.open.iter().take(self.sent).any(cut);
+            // What the proxy does not read any more may be answered with a reset, which takes along the response.
+            let is_junk = |id: &usize| book.plans[*id].junk;
+            let is_cut = is_cut || (reset && (plan.junk || self.open.iter().take(self.sent).any(is_junk)));
             if plan.breaks.is_none() && !is_cut {
                 let state = &self.state;
                 let text =

@@ -57,6 +57,8 @@ pub struct Plan {
     pub pause: Option<(usize, u64)>,
     /// Once it has the head, the origin reads nothing for so long.
     pub ignores_us: u64,
+    /// The client sends another request behind this one, which it has said to be the last.
+    pub junk: bool,
     /// The connection becomes a tunnel, in which each side sends so many bytes.
     pub tunnel: Option<(usize, usize)>,
 }
@@ -141,7 +143,7 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
     };
     let tunnel =
         (!http_10 && method == "GET" && random.below(10) == 0).then(|| (8 + size(random), 8 + size(random)));
-    Plan {
+    let mut plan = Plan {
         method,
         unrouted: random.below(12) == 0,
         http_10,
@@ -164,8 +166,20 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
             (random.below(most), 1 + random.below(200_000) as u64)
         }),
         ignores_us: if random.below(6) == 0 { random.below(300_000) as u64 } else { 0 },
+        junk: false,
         tunnel,
+    };
+    if has_body && random.below(5) == 0 {
+        // The response goes on, or does not come to its body, while the origin leaves the request lying.
+        plan.early = true;
+        plan.request_len = 500 + random.below(9_000);
+        plan.ignores_us = 20_000 + random.below(300_000) as u64;
+        plan.interim = random.below(3) as u32;
+        let most = [40, 200, 2_000][random.below(3)];
+        plan.pause = Some((random.below(most), 1 + random.below(300_000) as u64));
     }
+    plan.junk = (plan.asks_close || plan.http_10) && random.below(4) == 0;
+    plan
 }
 
 impl Scenario for HttpScenario {

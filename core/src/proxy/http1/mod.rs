@@ -213,7 +213,7 @@ impl Http1 {
             }
             Progress::Finished { keep_alive } => {
                 let unfinished = !exchange.request.done;
-                let asked = !exchange.keep_alive || exchange.version == Version::Http10;
+                let asked = exchange.asks_close || exchange.version == Version::Http10;
                 self.end_exchange(exchange, Ended::Complete);
                 if keep_alive {
                     self.phase = Phase::Head;

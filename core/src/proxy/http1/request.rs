@@ -206,6 +206,7 @@ impl Http1 {
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !last;
+        exchange.asks_close = !head.keep_alive;
         exchange.expect_continue = head.expect_continue;
         exchange.started = self.context.ring.now();
         self.count_request(&mut exchange);
@@ -389,7 +390,7 @@ impl Http1 {
             return;
         }
         // The client has asked to close and has said all it had to say: nothing to linger for.
-        let plain = !exchange.keep_alive && exchange.request.done;
+        let plain = exchange.asks_close && exchange.request.done;
         self.end_exchange(exchange, Ended::Complete);
         self.after_reply(keep_alive);
         if plain && !self.context.is_leaving() {

@@ -124,8 +124,11 @@ pub struct World {
     counts: BTreeMap<&'static str, u64>,
     awaits: BTreeMap<String, Await>,
     /// Whoever runs the simulation waits for a session in this state.
-    aim: Option<&'static str>,
+    /// In a process with this ring.
+    aim: Option<(&'static str, usize)>,
     aim_is_hit: bool,
+    /// The ring whose turn it is.
+    turn: usize,
     violations: Vec<String>,
     trace: VecDeque<String>,
     is_traced: bool,
@@ -164,6 +167,7 @@ impl World {
             awaits: BTreeMap::new(),
             aim: None,
             aim_is_hit: false,
+            turn: 0,
             violations: Vec::new(),
             trace: VecDeque::new(),
             is_traced: false,
@@ -210,9 +214,7 @@ impl World {
 
     /// A session waits in this state. Says whether its task is to be dropped there.
     pub fn count_await(&mut self, state: String) -> bool {
-        if self.aim == Some(&state) {
-            self.aim_is_hit = true;
-        }
+        self.aim_is_hit |= self.aim == Some((&state, self.turn));
         let drops = self.chance(self.faults.drop_task);
         let counts = self.awaits.entry(state).or_default();
         counts.waited += 1;
@@ -231,9 +233,14 @@ impl World {
         &self.awaits
     }
 
-    /// Looks out for a session that waits in this state from now on.
-    pub const fn set_aim(&mut self, state: Option<&'static str>) {
-        (self.aim, self.aim_is_hit) = (state, false);
+    /// Looks out for a session that waits in this state, and in the process with this ring, from now on.
+    pub const fn set_aim(&mut self, aim: Option<(&'static str, usize)>) {
+        (self.aim, self.aim_is_hit) = (aim, false);
+    }
+
+    /// The process with this ring has its turn.
+    pub const fn set_turn(&mut self, ring: usize) {
+        self.turn = ring;
     }
 
     /// Whether one has waited there since.
