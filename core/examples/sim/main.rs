@@ -71,7 +71,8 @@ type Kind = (&'static str, Make);
 
 const SCENARIOS: &[Kind] = &[
     ("tcp", |seed| Box::new(tcp::TcpScenario::new(seed))),
-    ("http", |seed| Box::new(http::HttpScenario::new(seed))),
+    ("http", |seed| Box::new(http::HttpScenario::new(seed, false))),
+    ("hostile", |seed| Box::new(http::HttpScenario::new(seed, true))),
 ];
 
 /// Runs one seed; a panic is a failure like any other.

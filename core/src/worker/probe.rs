@@ -13,6 +13,25 @@ thread_local! {
     static DROPS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// A session has done what can be done now.
+pub(super) fn driven(session: &impl Session) {
+    let (down, up) = session.sockets();
+    let (down, up) = (down.raw_fd(), up.map(crate::ring::Socket::raw_fd));
+    sim::with(|world| world.note_driven(down, up));
+}
+
+/// A session is about to go to another process.
+pub(super) fn departs(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_departure(down));
+}
+
+/// A session is driven, be it after it has come from another process or because it has stayed.
+pub(super) fn arrives(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_arrival(down));
+}
+
 /// A session is about to wait.
 pub(super) fn waits(session: &impl Session) {
     let state = describe(session);

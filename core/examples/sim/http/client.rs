@@ -4,14 +4,19 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use ouro::base::limits;
 use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{LISTENER, Plan, Shared, request_key, response_key, violation};
+use super::{Bad, LISTENER, Plan, hostile, Shared, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 
+/// Endpoints of the cluster: a request fails when all of them cannot be connected to.
+const ENDPOINTS: usize = 2;
+/// How long the proxy reads on behind its FIN, less what rounding may take in each of the handovers that there can be.
+const LINGER_US: u64 = (limits::LINGER_MS - 20) * 1000;
 /// How long it waits for 100 before it sends the body all the same.
 const CONTINUE_US: u64 = 500_000;
 
@@ -55,7 +60,9 @@ pub struct Client {
     /// It hangs up with RST at this time.
     gives_up_at: u64,
     done: bool,
-    connections: u32,
+    connected_at: u64,
+    /// Failed connects, and sockets that could not be had, that have explained an answer on this connection.
+    explained: (usize, u32),
 }
 
 impl Client {
@@ -83,7 +90,8 @@ impl Client {
             max_read: [16, 500, 100_000][random.below(3)],
             gives_up_at: if rough && random.below(6) == 0 { random.below(300_000) as u64 } else { u64::MAX },
             done: false,
-            connections: 0,
+            connected_at: 0,
+            explained: (0, 0),
             random,
         }
     }
@@ -100,7 +108,7 @@ impl Client {
             self.done = true;
             violation(format!("client {} was refused", self.me));
         }
-        self.connections += 1;
+        (self.connected_at, self.explained) = (sim::with(|world| world.now()), (0, 0));
         (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
         (self.announced, self.is_early) = (false, false);
         (self.awaiting, self.input, self.output) = (None, Vec::new(), Vec::new());
@@ -122,7 +130,12 @@ impl Client {
                 world.note(|| format!("client {} asks {id} on {:?}: {plan:?}", self.me, self.end))
             });
             // Whatever follows such a request waits for its answer.
-            self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some();
+            self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some() || plan.bad.is_some();
+            if let Some(Bad::Head(n)) = plan.bad {
+                self.output.extend(hostile::HEADS[n].1);
+                self.follow();
+                continue;
+            }
             let version = if plan.http_10 { "1.0" } else { "1.1" };
             let path = if plan.unrouted { "/none" } else { "/r" };
             let mut head = format!("{} {path}/{id} HTTP/{version}\r\nhost: sim\r\n", plan.method);
@@ -146,17 +159,35 @@ impl Client {
             self.output.extend(b"\r\n");
             let body = content::piece(request_key(id), 0, plan.request_len);
             let random = &mut self.random;
-            let framed = wire::frame(plan.request, &body, || 1 + random.below(2_000));
+            let mut framed = wire::frame(plan.request, &body, || 1 + random.below(2_000));
+            if let Some(Bad::Chunk(n, good)) = plan.bad {
+                if good > 0 {
+                    framed = format!("{good:x}\r\n").into_bytes();
+                    framed.extend(content::piece(request_key(id), 0, good));
+                    framed.extend(b"\r\n");
+                } else {
+                    framed.clear();
+                }
+                framed.extend(hostile::CHUNKS[n].1);
+            }
             if plan.expects {
                 self.awaiting = Some((framed, now + CONTINUE_US));
                 sim::with(|world| world.wake(self.me, CONTINUE_US));
             } else {
                 self.output.extend(framed);
                 if plan.junk && plan.tunnel.is_none() {
-                    // Nobody may ever see it.
-                    self.output.extend(b"GET /r/junk HTTP/1.1\r\nhost: sim\r\n\r\n");
+                    self.output.extend(hostile::JUNK);
+                } else if plan.bad.is_some() {
+                    self.follow();
                 }
             }
+        }
+    }
+
+    /// What follows that breaks the protocol.
+    fn follow(&mut self) {
+        for _ in 0..self.random.below(3) {
+            self.output.extend(hostile::JUNK);
         }
     }
 
@@ -263,6 +294,9 @@ impl Client {
             _ => {}
         }
         self.judge(id, &plan, status, from_origin)?;
+        if plan.bad.is_some() && !head.has("connection", "close") {
+            return Err(format!("request {id} was refused, and the connection is to go on: {plan:?}"));
+        }
         if head.has("connection", "close") {
             (self.announced, self.last) = (true, true);
             self.awaiting = None;
@@ -280,23 +314,46 @@ impl Client {
     }
 
     /// Whether this status is what the request must get.
-    fn judge(&self, id: usize, plan: &Plan, status: u16, from_origin: bool) -> Result<(), String> {
+    fn judge(&mut self, id: usize, plan: &Plan, status: u16, from_origin: bool) -> Result<(), String> {
         if from_origin {
-            let wanted = plan.status == status && !plan.garbage && plan.tunnel.is_none() && !plan.unrouted;
+            let wanted = plan.status == status && plan.garbage.is_none() && plan.bad.is_none();
+            let wanted = wanted && plan.tunnel.is_none() && !plan.unrouted;
             return if wanted { Ok(()) } else { Err(format!("response {id} has status {status}: {plan:?}")) };
         }
-        let excused = match status {
-            404 => plan.unrouted,
-            // The origin may have hung up just when the request was sent.
-            502 => plan.garbage || plan.breaks.is_some() || self.book.borrow().unannounced > 0,
-            _ => false,
+        let planned = match plan.bad {
+            Some(Bad::Head(n)) => status == hostile::HEADS[n].2,
+            Some(Bad::Chunk(..)) => status == 400,
+            None if plan.unrouted => status == 404,
+            None => status == 502 && (plan.garbage.is_some() || plan.breaks.is_some()),
         };
-        if !excused {
-            let text = format!("request {id} got {status} from the proxy: {plan:?}");
-            sim::with(|world| world.note(|| text.clone()));
-            self.book.borrow_mut().suspicious.push(text);
+        if planned || self.is_explained(status) {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("request {id} got {status} from the proxy: {plan:?}"))
+    }
+
+    /// Whether a fault that has met this connection explains such an answer of the proxy.
+    fn is_explained(&mut self, status: u16) -> bool {
+        let Some(end) = self.end else { return false };
+        let (failed, missed) = sim::with(|world| (world.failed_connects(end), world.missed_sockets(end)));
+        if matches!(status, 502 | 504) && failed >= self.explained.0 + ENDPOINTS {
+            self.explained.0 += ENDPOINTS;
+            return true;
+        }
+        if status == 503 && missed > self.explained.1 {
+            self.explained.1 += 1;
+            return true;
+        }
+        // The origin may have hung up just when the request was sent.
+        let served_by = sim::with(|world| world.served_by(end));
+        let is_stale = served_by.iter().any(|conn| self.book.borrow().unannounced.contains(conn));
+        (status == 502 && is_stale) || self.is_lost(end)
+    }
+
+    /// Whether whatever happens to this connection is nobody's fault: it was cut off for want of buffers, or the clock has
+    /// jumped.
+    fn is_lost(&self, end: EndId) -> bool {
+        sim::with(|world| world.is_cut_off(end) || world.jumped(self.connected_at, world.now()).is_some())
     }
 
     /// A response is whole.
@@ -338,13 +395,12 @@ impl Client {
                 return;
             }
             self.open.pop_front();
-            let mut book = self.book.borrow_mut();
-            book.fates[id].answered = Some(101);
+            self.book.borrow_mut().fates[id].answered = Some(101);
             if *received != down || reset {
-                let text = format!("tunnel {id} ended after {received} of {down} bytes, reset: {reset}");
-                book.suspicious.push(text);
+                if !self.is_lost(end) {
+                    violation(format!("tunnel {id} ended after {received} of {down} bytes, reset: {reset}"));
+                }
             }
-            drop(book);
             return self.leave(end);
         }
         // A request whose answer has begun is lost; others that were sent may be sent again after an announced end.
@@ -367,12 +423,14 @@ impl Client {
             // What the proxy does not read any more may be answered with a reset, which takes along the response.
             let is_junk = |id: &usize| book.plans[*id].junk;
             let is_cut = is_cut || (reset && (plan.junk || self.open.iter().take(self.sent).any(is_junk)));
-            if plan.breaks.is_none() && !is_cut {
+            drop(book);
+            // So long it is read on at least, so that the client has its last words; then they may be lost.
+            let has_lingered = sim::with(|world| world.lingered_us(end)) >= Some(LINGER_US);
+            if plan.breaks.is_none() && !is_cut && !(reset && has_lingered) && !self.is_lost(end) {
                 let state = &self.state;
-                let text =
-                    format!("the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}");
-                sim::with(|world| world.note(|| text.clone()));
-                book.suspicious.push(text);
+                violation(format!(
+                    "the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}"
+                ));
             }
         }
         self.leave(end);

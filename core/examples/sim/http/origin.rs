@@ -4,7 +4,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Break, Plan, Shared, request_key, response_key, violation};
+use super::{Bad, Break, hostile, Plan, Shared, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 
@@ -21,6 +21,8 @@ enum State {
     Tunnel(usize, usize),
     /// Reads until the end, after the last response.
     Linger,
+    /// Waits for the end: what it has sent was no response.
+    Refused,
     Done,
 }
 
@@ -53,6 +55,8 @@ pub struct Origin {
 enum Then {
     Break(Break),
     Shutdown,
+    /// See [`State::Refused`].
+    Refused,
 }
 
 impl Origin {
@@ -134,6 +138,7 @@ impl Origin {
                 sim::with(|world| world.peer_reset(self.end));
                 self.state = State::Done;
             }
+            Some(Then::Break(Break::Chunk) | Then::Refused) => self.state = State::Refused,
             Some(Then::Break(Break::Fin) | Then::Shutdown) => {
                 sim::with(|world| world.peer_shutdown(self.end));
                 self.state = State::Linger;
@@ -186,7 +191,7 @@ impl Origin {
                     if self.eof {
                         self.finish();
                     } else if self.served >= self.hangs_up_after && self.input.is_empty() {
-                        self.book.borrow_mut().unannounced += 1;
+                        self.book.borrow_mut().unannounced.insert(self.end.conn);
                         self.then = Some(Then::Shutdown);
                         self.state = State::Linger;
                     }
@@ -197,13 +202,16 @@ impl Origin {
             State::Request(id, body, received) => {
                 let mut data = Vec::new();
                 body.take(&mut self.input, &mut data)?;
-                if let Some(at) = content::difference(request_key(*id), *received, &data) {
+                let bad = self.book.borrow().plans[*id].bad;
+                let good = if let Some(Bad::Chunk(_, good)) = bad { good.saturating_sub(*received) } else { data.len() };
+                let known = &data[..good.min(data.len())];
+                if let Some(at) = content::difference(request_key(*id), *received, known) {
                     return Err(format!("request {id}: the byte at {at} of its body is wrong"));
                 }
                 *received += data.len();
                 let (id, received, done) = (*id, *received, *body == Body::Done);
                 let plan = self.plan(id);
-                if received > plan.request_len || (done && received != plan.request_len) {
+                if (received > plan.request_len && plan.bad.is_none()) || (done && received != plan.request_len) {
                     return Err(format!("request {id}: {received} bytes of body, not {}", plan.request_len));
                 }
                 if !done {
@@ -260,6 +268,15 @@ impl Origin {
                 }
                 return Ok(false);
             }
+            State::Refused => {
+                if !self.input.is_empty() {
+                    return Err("a connection is used again on which no response came".into());
+                }
+                if self.eof {
+                    self.finish();
+                }
+                return Ok(false);
+            }
             State::Done => return Ok(false),
         }
         Ok(true)
@@ -270,9 +287,11 @@ impl Origin {
         let plan = self.plan(id);
         // What is still to be written of the response before goes first.
         self.pause = plan.pause.map(|(at, pause)| (self.output.len() + at, pause));
-        if plan.garbage {
-            self.output.extend(b"HTTP/1.1 2x0 What\r\n: no name\r\n\r\n");
-            self.then = Some(Then::Shutdown);
+        if let Some(n) = plan.garbage {
+            self.output.extend(hostile::RESPONSES[n].1);
+            // An early answer comes before the rest of the request.
+            let is_over = plan.early || self.random.below(2) == 0;
+            self.then = Some(if is_over { Then::Shutdown } else { Then::Refused });
             return;
         }
         for _ in 0..plan.interim {
@@ -306,7 +325,13 @@ impl Origin {
         let start = self.output.len();
         self.output.extend(head.bytes());
         self.output.extend(&framed);
-        if let Some((at, how)) = plan.breaks {
+        if let Some((_, Break::Chunk)) = plan.breaks {
+            // The last chunk, and the trailers if there are any, are missing.
+            let end = b"0\r\n".len() + if plan.response_len.is_multiple_of(5) { 14 } else { 0 } + 2;
+            self.output.truncate(self.output.len() - end);
+            self.output.extend(hostile::CHUNKS[self.random.below(hostile::CHUNKS.len())].1);
+            self.then = Some(if plan.early { Then::Shutdown } else { Then::Refused });
+        } else if let Some((at, how)) = plan.breaks {
             // Not behind the last byte: that would be whole.
             let whole = self.output.len() - start;
             self.output.truncate(start + at.min(whole - 1));
@@ -341,7 +366,7 @@ impl Peer for Origin {
         if !matches!(self.state, State::Done) {
             self.flush();
         }
-        if matches!(self.state, State::Linger) && self.eof {
+        if matches!(self.state, State::Linger | State::Refused) && self.eof {
             self.finish();
         }
         if matches!(self.state, State::Tunnel(..))

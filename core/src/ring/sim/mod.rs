@@ -18,6 +18,7 @@ mod kernel;
 mod net;
 mod operations;
 mod peers;
+mod record;
 pub(super) mod sys;
 mod world;
 

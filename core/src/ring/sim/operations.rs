@@ -308,9 +308,11 @@ impl World {
         self.note(|| format!("{end:?} connects to {to}"));
         if self.chance(self.faults.refuse) {
             self.count("fault: connect refused");
+            self.note_unconnected(conn, to);
             self.at(self.now + after, Event::Refused(conn));
-        } else if self.chance(self.faults.silent) {
+        } else if self.faults.black_hole == Some(to.ip()) || self.chance(self.faults.silent) {
             self.count("fault: connect without answer");
+            self.note_unconnected(conn, to);
         } else {
             self.at(self.now + after, Event::Connected(conn));
         }
@@ -334,6 +336,7 @@ impl World {
 
     /// The descriptor of a connection that is accepted.
     pub(super) fn give_fd(&mut self, conn: u32) -> std::io::Result<OwnedFd> {
+        self.note_accepted(conn);
         self.attach(EndId { conn, side: 1 }, None)
     }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::fds::{Eyes, Key, Token, pair};
 use super::net::{Conn, End, EndId, Holder};
 use super::operations::RingState;
+use super::record::Record;
 use crate::base::clock::Micros;
 use crate::base::random::Random;
 
@@ -45,6 +46,8 @@ pub struct Faults {
     pub refuse: u32,
     /// A connect is never answered.
     pub silent: u32,
+    /// Nor is any to this address.
+    pub black_hole: Option<std::net::IpAddr>,
     /// An accept fails for want of descriptors.
     pub accept: u32,
     /// A copy of a descriptor cannot be had.
@@ -123,12 +126,13 @@ pub struct World {
     pub(super) next_op: u32,
     counts: BTreeMap<&'static str, u64>,
     awaits: BTreeMap<String, Await>,
-    /// Whoever runs the simulation waits for a session in this state.
+    /// Whoever runs the simulation waits for a session in one of these states.
     /// In a process with this ring.
-    aim: Option<(&'static str, usize)>,
+    aim: Option<(&'static [&'static str], usize)>,
     aim_is_hit: bool,
     /// The ring whose turn it is.
     turn: usize,
+    pub(super) record: Record,
     violations: Vec<String>,
     trace: VecDeque<String>,
     is_traced: bool,
@@ -168,6 +172,7 @@ impl World {
             aim: None,
             aim_is_hit: false,
             turn: 0,
+            record: Record::default(),
             violations: Vec::new(),
             trace: VecDeque::new(),
             is_traced: false,
@@ -214,10 +219,12 @@ impl World {
 
     /// A session waits in this state. Says whether its task is to be dropped there.
     pub fn count_await(&mut self, state: String) -> bool {
-        self.aim_is_hit |= self.aim == Some((&state, self.turn));
-        let drops = self.chance(self.faults.drop_task);
+        self.aim_is_hit |= self.aim.is_some_and(|(aims, ring)| ring == self.turn && aims.contains(&&*state));
         let counts = self.awaits.entry(state).or_default();
         counts.waited += 1;
+        // The first few more often: some states are rare.
+        let often = if counts.waited < 4 && self.faults.drop_task > 0 { 256 } else { 0 };
+        let drops = self.random.below(1024) < self.faults.drop_task.max(often) as usize;
         counts.dropped += u64::from(drops);
         drops
     }
@@ -233,8 +240,8 @@ impl World {
         &self.awaits
     }
 
-    /// Looks out for a session that waits in this state, and in the process with this ring, from now on.
-    pub const fn set_aim(&mut self, aim: Option<(&'static str, usize)>) {
+    /// Looks out for a session that waits in one of these states, and in the process with this ring, from now on.
+    pub const fn set_aim(&mut self, aim: Option<(&'static [&'static str], usize)>) {
         (self.aim, self.aim_is_hit) = (aim, false);
     }
 
@@ -362,6 +369,7 @@ impl World {
     /// A ring gets no CPU until then.
     pub fn stall(&mut self, ring: usize, until: Micros) {
         self.count("fault: stall of a process");
+        self.note_stall(until);
         self.rings[ring].stalled_until = until;
     }
 
