@@ -9,6 +9,7 @@ mod report;
 mod simulation;
 mod states;
 mod tcp;
+mod timeouts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -73,6 +74,7 @@ const SCENARIOS: &[Kind] = &[
     ("tcp", |seed| Box::new(tcp::TcpScenario::new(seed))),
     ("http", |seed| Box::new(http::HttpScenario::new(seed, false))),
     ("hostile", |seed| Box::new(http::HttpScenario::new(seed, true))),
+    ("timeouts", |seed| Box::new(timeouts::TimeoutScenario::new(seed))),
 ];
 
 /// Runs one seed; a panic is a failure like any other.
@@ -142,9 +144,10 @@ fn check_mutations(kinds: &[Kind], threads: usize) -> bool {
     all
 }
 
-/// Scenarios take turns.
+/// Scenarios take turns. That with the most states has every second one.
 fn kind_of(seed: u64, kinds: &[Kind]) -> Kind {
-    kinds[(seed % kinds.len() as u64) as usize]
+    let most = kinds.iter().find(|(name, _)| *name == "http").filter(|_| seed % 2 == 1);
+    *most.unwrap_or_else(|| &kinds[(seed / 2 % kinds.len() as u64) as usize])
 }
 
 /// The seeds of [`REGRESSIONS`].

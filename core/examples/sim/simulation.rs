@@ -175,7 +175,7 @@ impl Simulation {
         this.aims = this.random.below(2) == 0;
         if this.aims {
             // They begin early: what they wait for takes its time.
-            this.restarts.iter_mut().for_each(|at| *at = 1 + *at % 20_000);
+            this.restarts.iter_mut().for_each(|at| *at = 1 + *at % 100_000);
         }
         this.start_process();
         this.schedule_restart();
@@ -424,31 +424,29 @@ impl Simulation {
             }
             Stage::Starting => {
                 if self.heard(count - 1, Report::Ready) {
-                    let aim = self.aim();
-                    let patience = if aim.is_some() { AIM_US } else { self.random.below(5_000) as u64 };
-                    let old = self.processes[count - 2].ring;
-                    sim::with(|world| world.set_aim(aim.map(|aim| (aim, old))));
+                    // Either the old process goes on until then, or it is paused already.
+                    let at_once = self.random.below(2) == 0;
+                    let patience = self.random.below(5_000) as u64;
+                    let patience = if at_once && self.take_aim(count - 2) { AIM_US } else { patience };
                     self.stage = Stage::Ready(now + patience);
                 }
             }
             Stage::Ready(at) if at <= now || sim::with(|world| world.aim_is_hit()) => {
                 self.note("the old process is to pause");
-                if sim::with(|world| world.aim_is_hit()) {
-                    sim::with(|world| world.count("restart as aimed"));
-                    self.focus = FOCUS_TURNS;
-                }
-                sim::with(|world| world.set_aim(None));
+                self.look_at_aim();
                 let _ = self.processes[count - 2].mailbox.send(Message::Pause);
                 self.stage = Stage::Pausing;
             }
             Stage::Pausing => {
                 if self.heard(count - 2, Report::Paused) {
                     let pause = if self.focus > 0 { 0 } else { self.random.below(3_000) as u64 };
+                    let pause = if self.take_aim(count - 2) { AIM_US } else { pause };
                     self.stage = Stage::Paused(now + pause);
                 }
             }
-            Stage::Paused(at) if at <= now => {
+            Stage::Paused(at) if at <= now || sim::with(|world| world.aim_is_hit()) => {
                 self.note("connections are to move");
+                self.look_at_aim();
                 sim::with(|world| world.count("handover"));
                 let (from, to) = ouro_restart::Connection::pair().unwrap();
                 let _ = self.processes[count - 2].mailbox.send(Message::HandOver(Box::new(from)));
@@ -484,7 +482,24 @@ impl Simulation {
         }
     }
 
-    /// The state that the next handover waits for.
+    /// Has the next step of a restart wait until a session of this process is in a certain state.
+    fn take_aim(&mut self, process: usize) -> bool {
+        let aim = if self.focus == 0 { self.aim() } else { None };
+        let ring = self.processes[process].ring;
+        sim::with(|world| world.set_aim(aim.map(|aim| (aim, ring))));
+        aim.is_some()
+    }
+
+    /// That step is taken.
+    fn look_at_aim(&mut self) {
+        if sim::with(|world| world.aim_is_hit()) {
+            sim::with(|world| world.count("restart as aimed"));
+            self.focus = FOCUS_TURNS;
+        }
+        sim::with(|world| world.set_aim(None));
+    }
+
+    /// The state that the next step of a restart waits for.
     fn aim(&mut self) -> Option<&'static [&'static str]> {
         let aims = self.scenario.aims();
         if !self.aims || aims.is_empty() || self.peers_are_done() {

@@ -89,6 +89,8 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
     // Set while the session waits for its turn to go; made when it first has to.
     let mut queued = None;
     loop {
+        #[cfg(feature = "sim")]
+        super::probe::driven(session);
         let step = session.advance();
         #[cfg(feature = "sim")]
         super::probe::driven(session);

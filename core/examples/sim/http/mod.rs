@@ -3,7 +3,7 @@
 mod client;
 mod hostile;
 mod origin;
-mod wire;
+pub mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -67,6 +67,8 @@ pub struct Plan {
     pub junk: bool,
     /// The connection becomes a tunnel, in which each side sends so many bytes.
     pub tunnel: Option<(usize, usize)>,
+    /// In which the client ends its direction only when the origin has ended the other one.
+    pub tunnel_waits: bool,
 }
 
 /// How a client breaks the protocol. The numbers are positions in the lists of `hostile.rs`.
@@ -183,7 +185,11 @@ fn plan(random: &mut Random, rough: bool, hostile: bool) -> Plan {
         ignores_us: if random.below(6) == 0 { random.below(300_000) as u64 } else { 0 },
         junk: false,
         tunnel,
+        tunnel_waits: random.below(2) == 0,
     };
+    if plan.tunnel.is_some() && random.below(2) == 0 {
+        plan.pause = Some((100 + random.below(100), 1 + random.below(300_000) as u64));
+    }
     if has_body && random.below(5) == 0 {
         // The response goes on, or does not come to its body, while the origin leaves the request lying.
         plan.early = true;
