@@ -126,10 +126,11 @@ impl Scenario for TimeoutScenario {
             };
             text += &format!(
                 "[[clusters]]\nname = \"c{n}\"\nendpoints = [{endpoints}]\nconnect_timeout = {}\nresponse_timeout = {}\n\
-                 idle_timeout = {}\n",
+                 idle_timeout = {}\nmax_idle_connections = {}\n",
                 time(&[Kind::Connect, Kind::TcpConnect]),
                 time(&[Kind::Response]),
                 time(&[Kind::Pool]),
+                u32::from(*kind == Kind::Pool),
             );
         }
         text
@@ -138,7 +139,11 @@ impl Scenario for TimeoutScenario {
     fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>> {
         let count = 1 + random.below(8) as u32;
         let client = |n: u32| {
-            let chosen = random.below(KINDS.len());
+            let mut chosen = random.below(KINDS.len());
+            if self.book.borrow().iter().any(|wait| wait.kind == Kind::Pool && wait.kind == KINDS[chosen]) {
+                // Another request would take the connection that is waited for.
+                chosen = 0;
+            }
             let timeout_us = self.timeouts[chosen] * 1_000;
             let wait =
                 Wait { kind: KINDS[chosen], timeout_us, from: None, until: None, end: None, is_over: false };
@@ -245,6 +250,7 @@ impl Client {
             }
             Kind::Tunnel => head("GET", "connection: upgrade\r\nupgrade: websocket\r\n\r\n"),
             Kind::TcpConnect | Kind::TcpIdle => (n as u32).to_le_bytes().to_vec(),
+            Kind::Connect | Kind::Response | Kind::Request => head("GET", "connection: close\r\n\r\n"),
             _ => head("GET", "\r\n"),
         };
         Self { book, me, n, kind, starts_at, end: None, output, input: Vec::new(), done: false }

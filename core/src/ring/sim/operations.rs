@@ -27,6 +27,8 @@ pub(super) struct RingState {
     pub(super) completions: VecDeque<Completion>,
     /// Its wait is over then.
     pub(super) wake_at: Micros,
+    /// When it was entered last: what its driver takes for the time until it is entered again.
+    entered_at: Micros,
     /// It gets no CPU before.
     pub(super) stalled_until: Micros,
     /// Published buffers: number, address, size.
@@ -90,6 +92,7 @@ impl World {
             alive: true,
             completions: VecDeque::new(),
             wake_at: 0,
+            entered_at: self.now,
             stalled_until: 0,
             buffers: VecDeque::new(),
             operations: BTreeMap::new(),
@@ -114,10 +117,12 @@ impl World {
 
     /// The ring waits for a completion, so long at most.
     pub(super) fn wait(&mut self, ring: u32, timeout: Option<Duration>) {
-        let now = self.now;
-        self.rings[ring as usize].wake_at = match timeout {
+        let state = &mut self.rings[ring as usize];
+        // Time passes between two turns here, where a real ring waits within one: the driver has counted from the last one.
+        let from = std::mem::replace(&mut state.entered_at, self.now);
+        state.wake_at = match timeout {
             None => Micros::MAX,
-            Some(timeout) => now.saturating_add(timeout.as_micros() as Micros),
+            Some(timeout) => from.saturating_add(timeout.as_micros() as Micros),
         };
     }
 
