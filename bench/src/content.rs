@@ -14,6 +14,12 @@ pub(crate) const LARGE: usize = 1024 * 1024;
 /// Host names in the scenario with many routes.
 pub(crate) const HOSTS: usize = 1000;
 
+/// Where the built-in origin answers with the request head as it came.
+pub(crate) const HEAD_PATH: &str = "/head";
+
+/// The host name of everything that does not ask for many.
+pub(crate) const HOST: &str = "bench.example.com";
+
 /// The body of this length: letters and digits, the same every time.
 pub(crate) fn body(length: usize) -> Arc<[u8]> {
     let mut bytes = Vec::with_capacity(length);

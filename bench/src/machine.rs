@@ -19,6 +19,9 @@ const YARDSTICK_ROUNDS: u64 = 2_000_000;
 /// How often that is done; the median counts.
 const YARDSTICK_TIMES: usize = 5;
 
+/// What Ouro uses within one machine.
+const LOCAL_CONGESTION_CONTROL: &str = "reno";
+
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Which CPUs do what.
@@ -52,12 +55,15 @@ pub(crate) struct Machine {
     cpus: usize,
     memory_mib: u64,
     open_files: u64,
+    /// What TCP connections use that do not choose.
+    congestion_control: String,
 }
 
 impl Machine {
     /// Asks the kernel.
     pub(crate) fn describe() -> Self {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
         Self {
             kernel: format!("Linux {} {}", kernel.trim(), std::env::consts::ARCH),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
@@ -67,15 +73,29 @@ impl Machine {
                 .unwrap_or_default()
                 / 1024,
             open_files: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            congestion_control: congestion.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned()),
         }
     }
 
     /// One line.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{}, {} CPUs ({}), {} MiB, {} open files",
-            self.kernel, self.cpus, self.cpu, self.memory_mib, self.open_files
+            "{}, {} CPUs ({}), {} MiB, {} open files, TCP {}",
+            self.kernel, self.cpus, self.cpu, self.memory_mib, self.open_files, self.congestion_control
         )
+    }
+}
+
+impl Machine {
+    /// What a reader of the numbers has to know about its TCP, if anything.
+    pub(crate) fn about_tcp(&self) -> Option<String> {
+        let name = &self.congestion_control;
+        (name != LOCAL_CONGESTION_CONTROL).then(|| {
+            format!(
+                "Not alike: Ouro and the relay choose {LOCAL_CONGESTION_CONTROL} for connections on loopback, and everybody else has \
+                 the system's {name}, which costs more for large bodies (docs/performance.md says how to give all the same)"
+            )
+        })
     }
 }
 
@@ -167,10 +187,8 @@ pub(crate) fn version_of(program: &str, argument: &str) -> Option<String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
-    // Some name the path they were called by, which is nobody's business.
-    let line = line.trim();
-    let line = line.strip_prefix(program).map_or(line, str::trim_start);
-    Some(line.strip_prefix("version: ").unwrap_or(line).to_owned())
+    // Some name the path that they were called by, or the one behind it: only the name of the program says something.
+    Some(crate::report::without_paths(line.trim()))
 }
 
 /// The CPUs that this process may use.
@@ -190,10 +208,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_version_has_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("envoy");
+        let text = "#!/bin/sh\necho; echo \"$0/../real/envoy  version: 1.40.0/Clean\"\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let version = version_of(program.to_str().unwrap(), "--version");
+        assert_eq!(version.as_deref(), Some("envoy  version: 1.40.0/Clean"));
+    }
+
+    #[test]
     fn the_machine_is_known() {
         let machine = Machine::describe();
         assert!(machine.kernel.starts_with("Linux "), "{machine:?}");
         assert!(machine.cpus > 0 && machine.memory_mib > 0 && machine.open_files > 0, "{machine:?}");
+        assert!(machine.line().ends_with(&format!("TCP {}", machine.congestion_control)));
+        let reno = Machine { congestion_control: "reno".into(), ..machine.clone() };
+        let bbr = Machine { congestion_control: "bbr".into(), ..machine };
+        assert_eq!(reno.about_tcp(), None);
+        assert!(bbr.about_tcp().unwrap().contains("the system's bbr"));
         assert!(yardstick_once() > 0.0 && stolen_s() >= 0.0);
         assert!(free_port().unwrap() > 0);
     }

@@ -233,7 +233,7 @@ pub(crate) struct Usage {
 }
 
 /// CPU that was used in a while.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Used {
     /// Nanoseconds on a CPU.
     pub(crate) cpu_ns: u64,
@@ -243,6 +243,16 @@ pub(crate) struct Used {
     pub(crate) user_ticks: u64,
     /// Ticks in the kernel.
     pub(crate) kernel_ticks: u64,
+}
+
+impl Used {
+    /// And in another while.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.cpu_ns += other.cpu_ns;
+        self.waited_ns += other.waited_ns;
+        self.user_ticks += other.user_ticks;
+        self.kernel_ticks += other.kernel_ticks;
+    }
 }
 
 impl Usage {

@@ -1,20 +1,23 @@
 //! A bare byte relay on the ring runtime of the proxy: no HTTP, no limits, no time-outs. What it costs is the floor that
-//! a proxy on this runtime can come near to.
+//! a proxy on this runtime can come near to, so its sockets have the options that the proxy gives to its own.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use ouro::base::clock::NEVER;
+use ouro::base::limits;
 use ouro::ring::{Link, Ring, Socket as RingSocket, probe};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use ouro::upstream::use_local_congestion_control;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Size of a receive buffer, bytes, and memory for all of them: the proxy's defaults.
 const BUFFER_BYTES: usize = 64 * 1024;
 const BUFFER_MEMORY: usize = 128 * 1024 * 1024;
 
-/// Bytes queued on a socket above which its source waits.
-const HIGH_WATER: usize = 256 * 1024;
-const LOW_WATER: u32 = 128 * 1024;
+/// Bytes queued on a socket above which its source waits: the proxy's too.
+const HIGH_WATER: usize = limits::SEND_HIGH_WATER_BYTES;
+#[allow(clippy::cast_possible_truncation)] // a small constant
+const LOW_WATER: u32 = (HIGH_WATER / 2) as u32;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -29,6 +32,9 @@ pub(crate) fn serve(listen: u16, to: u16) -> Result<(), String> {
     let ring = Ring::new(BUFFER_BYTES, BUFFER_MEMORY, &capabilities).map_err(text)?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
     socket.set_reuse_address(true).map_err(text)?;
+    socket.set_tcp_nodelay(true).map_err(text)?;
+    // What is accepted inherits both.
+    use_local_congestion_control(&SockRef::from(&socket));
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], listen)).into()).map_err(text)?;
     socket.listen(BACKLOG).map_err(text)?;
     let origin = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], to)));
@@ -51,8 +57,11 @@ async fn accept(ring: Ring, listener: OwnedFd, origin: SockAddr) {
 
 async fn relay(ring: Ring, fd: OwnedFd, origin: SockAddr) {
     let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)) else { return };
-    let down = ring.adopt(no_delay(fd.into()));
-    let up = ring.connect(no_delay(socket), &origin);
+    // Only slower without it.
+    let _ = socket.set_tcp_nodelay(true);
+    use_local_congestion_control(&SockRef::from(&socket));
+    let down = ring.adopt(fd);
+    let up = ring.connect(socket.into(), &origin);
     down.attach(ring.current_task());
     up.attach(ring.current_task());
     let (mut upward, mut downward) = (false, false);
@@ -89,10 +98,4 @@ fn pump(from: &RingSocket, to: &RingSocket, ended: bool) -> bool {
         return true;
     }
     ended
-}
-
-fn no_delay(socket: Socket) -> OwnedFd {
-    // Only slower without it.
-    let _ = socket.set_tcp_nodelay(true);
-    socket.into()
 }

@@ -58,6 +58,8 @@ fn the_proxy_and_the_floors_are_measured_without_errors() {
     let results = read(&out.path().join("results.json"));
     let scenarios = results["scenarios"].as_array().unwrap();
     assert_eq!(scenarios.len(), 5);
+    // What it makes by default beside the two fields is switched off, because nobody else makes it.
+    assert_eq!(results["subjects"][2]["adds"].as_array().unwrap().len(), 0, "{:#}", results["subjects"]);
     for scenario in scenarios {
         let subjects = scenario["subjects"].as_array().unwrap();
         assert_eq!(subjects.len(), 3);
@@ -121,9 +123,17 @@ fn a_short_soak_has_nothing_to_complain_of() {
     let json = folder.path().join("soak.json");
     let line = "soak --restarts 3 --workers 1,2 --configs --echo 20 --websocket 5 --http 5 --short 2 --uploads 2 \
                 --downloads 2 --bytes 1MiB --speed 256KiB";
-    let output = bench(folder.path(), line).arg("--json").arg(&json).output().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let output =
+        bench(folder.path(), line).arg("--json").arg(&json).arg("--out").arg(out.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let outcome = read(&json);
+    assert_eq!(outcome, read(&out.path().join("soak.json")));
+    let page = std::fs::read_to_string(out.path().join("soak.md")).unwrap();
+    assert!(page.starts_with("# Soak\n") && page.contains("**nothing to complain of**"), "{page}");
+    assert!(page.contains("\n## Restarts\n\n3 restarts, at most 2 processes"), "{page}");
+    // Neither the folder nor the program with its path.
+    assert!(!page.contains("/tmp") && !page.contains("/target"), "{page}");
     assert_eq!(outcome["problems"].as_array().unwrap().len(), 0);
     assert_eq!(outcome["restarts"].as_array().unwrap().len(), 3);
     for kind in outcome["kinds"].as_array().unwrap() {
@@ -139,9 +149,14 @@ fn round_trips_are_timed_during_a_move() {
     let json = folder.path().join("pause.json");
     // A busy machine makes pauses of its own: what is looked at is that there is a number.
     let line = "pause --pairs 50 --pair-every 20ms --restarts 2 --every 700ms --p99 10s --worst 10s";
-    let output = bench(folder.path(), line).arg("--json").arg(&json).output().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let output =
+        bench(folder.path(), line).arg("--json").arg(&json).arg("--out").arg(out.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let windows = read(&json)["windows"].clone();
+    assert!(out.path().join("pause.json").is_file());
+    let page = std::fs::read_to_string(out.path().join("pause.md")).unwrap();
+    assert!(page.contains("| commit to end of the old one | "), "{page}");
     assert_eq!(windows.as_array().unwrap().len(), 3);
     assert!(windows[0]["round_trips"].as_u64().unwrap() > 0, "{windows:#}");
 }

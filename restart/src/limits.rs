@@ -27,6 +27,10 @@ pub const PEERS_MAX: usize = 16;
 /// Children that wait for their turn at most; further ones are told that the parent is busy.
 pub const WAITING_MAX: usize = 4;
 
+/// Segments of children that failed after the commit, of which a parent tells the next child. Only the one that still has
+/// the name of the instance is of any use to it.
+pub const LOST_SEGMENTS_MAX: usize = 8;
+
 /// How far beyond the next epoch a child may be to wait its turn behind one that is taking over, as happens when a script
 /// counts epochs up faster than processes start.
 pub const EPOCHS_AHEAD_MAX: u32 = 4;
@@ -86,7 +90,7 @@ impl Default for Deadlines {
         Self {
             connect_ms: 2_000,
             connect_retry_ms: 50,
-            hello_ms: 2_000,
+            hello_ms: 5_000,
             turn_ms: 30_000,
             hello_reply_ms: 35_000,
             step_ms: 10_000,

@@ -89,6 +89,10 @@ pub struct HelloReply {
     /// Random number of the parent's shared segment; 0 if it says none.
     #[prost(uint64, tag = "14")]
     pub segment_id: u64,
+    /// Random numbers of the segments of children that had taken over from this process and failed, the last of them: what
+    /// they have counted there themselves is nowhere else.
+    #[prost(uint64, repeated, tag = "15")]
+    pub lost_segments: Vec<u64>,
 }
 
 /// Child to parent: asks for the next listening sockets.
@@ -224,6 +228,9 @@ pub struct DrainListeners {
     /// and closes them. A child that says nothing here keeps all.
     #[prost(string, repeated, tag = "4")]
     pub released: Vec<String>,
+    /// Random number of the segment that the child counts in; 0 if it says none.
+    #[prost(uint64, tag = "5")]
+    pub segment_id: u64,
 }
 
 /// Parent to child: nothing is accepted here any more.
@@ -232,6 +239,10 @@ pub struct DrainListenersReply {
     /// Connections that the parent still has.
     #[prost(uint64, tag = "1")]
     pub connections: u64,
+    /// For so long the kernel may tell somebody of connections who does not hear of them, a process that hangs or has died:
+    /// the child looks into the queues itself, milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub unheard_ms: u64,
 }
 
 /// Parent to child: one connection, or a part of one; its descriptors go along with the frame. Only if both have

@@ -58,7 +58,10 @@ impl fmt::Display for TransportError {
             Self::Gone => write!(f, "it has hung up"),
             Self::Forbidden(uid) => write!(f, "it runs as user {uid}"),
             Self::Frame(error) => error.fmt(f),
-            Self::Truncated => write!(f, "a message or its descriptors were cut off"),
+            Self::Truncated => write!(
+                f,
+                "a message or its descriptors were cut off (the limit on open files may be too low)"
+            ),
             Self::TooManyFds(count) => {
                 write!(f, "a message has {count} descriptors, the limit is {FRAME_FDS_MAX}")
             }

@@ -1,6 +1,6 @@
 //! The lock of a segment: an open-file-description lock on its object, which the kernel drops with its holder.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use crate::error::SegmentError;
 /// Longest wait for the lock. Holders need milliseconds, so one that is stopped in the middle is not waited out.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(1);
+
+/// Tries to say that somebody is there.
+const PRESENCE_TRIES: usize = 10;
 
 /// Locks out the other threads of this process: the object's lock is one of the whole process.
 #[cfg_attr(all(test, loom), allow(dead_code))]
@@ -42,6 +45,30 @@ pub(crate) fn of_object(file: &File) -> Result<(), SegmentError> {
 pub(crate) fn release(file: &File) {
     // Nothing can be done about a failure, and none is known: the range is the one that was locked.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
+}
+
+/// Takes a shared lock that says that somebody is there. It is another kind of lock than those above, and goes with the
+/// descriptor.
+pub(crate) fn show_presence(file: &File) {
+    for _ in 0..PRESENCE_TRIES {
+        // Whoever looks whether somebody holds it has it for a moment.
+        match file.try_lock_shared() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::yield_now(),
+            // Without the lock, who cannot be seen is not noticed.
+            Ok(()) | Err(fs::TryLockError::Error(_)) => return,
+        }
+    }
+}
+
+/// Whether somebody has said so who is not the holder of this descriptor.
+pub(crate) fn is_anybody_present(file: &File) -> bool {
+    match file.try_lock() {
+        Ok(()) => {
+            let _ = file.unlock();
+            false
+        }
+        Err(error) => matches!(error, fs::TryLockError::WouldBlock),
+    }
 }
 
 /// A lock of this kind on the whole object.

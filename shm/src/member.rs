@@ -153,10 +153,17 @@ impl Membership {
         Stripe::new(Arc::clone(&self.joined), worker)
     }
 
-    /// Room for totals that were counted elsewhere.
+    /// Room for totals that were counted elsewhere, by a process that may say them once more.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals::new(self.stripe(Totals::WORKER))
+    }
+
+    /// Room for what was counted in a segment that nobody goes on with. It counts as this process's own: see
+    /// [`Segment::counted_here`].
+    #[must_use]
+    pub fn inheritance(&self) -> Totals {
+        Totals::new(self.stripe(Totals::INHERITANCE))
     }
 
     /// What has to be said in the log, once.

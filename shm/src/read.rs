@@ -14,6 +14,7 @@ use crate::schema::Schema;
 use crate::snapshot::{Entity, HistogramValue, ScopeInfo, Share, Snapshot, Value};
 use crate::sums::{Buckets, Directory, Source, Sum, Sums};
 use crate::sync::{Ordering, fence};
+use crate::totals::Totals;
 
 /// Reads that a fold may spoil before the lock is taken to get one.
 const TRIES: usize = 8;
@@ -27,18 +28,27 @@ pub struct ReadOptions {
 
 impl Core {
     pub(crate) fn snapshot(&self, options: &ReadOptions) -> Snapshot {
+        self.snapshot_of(options, |_| true)
+    }
+
+    pub(crate) fn counted_here(&self) -> Vec<Entity> {
+        self.snapshot_of(&ReadOptions::default(), |worker| u32::from(worker) != Totals::WORKER).entities
+    }
+
+    /// A snapshot of what these workers have counted.
+    fn snapshot_of(&self, options: &ReadOptions, wanted: impl Fn(u16) -> bool) -> Snapshot {
         for _ in 0..TRIES {
-            if let Some(snapshot) = self.try_snapshot(options) {
+            if let Some(snapshot) = self.try_snapshot(options, &wanted) {
                 return snapshot;
             }
         }
         // Folds one after the other: wait for the last. Should its holder be stuck, nothing changes meanwhile.
         let _lock = self.lock();
-        self.try_snapshot(options).unwrap_or_default()
+        self.try_snapshot(options, &wanted).unwrap_or_default()
     }
 
     /// `None` if the root was switched meanwhile.
-    fn try_snapshot(&self, options: &ReadOptions) -> Option<Snapshot> {
+    fn try_snapshot(&self, options: &ReadOptions, wanted: impl Fn(u16) -> bool) -> Option<Snapshot> {
         let root = self.root();
         crate::fault::point();
         let slots = self.slots();
@@ -48,8 +58,8 @@ impl Core {
         };
         let directory = self.directory();
         let sums = self.sum(&directory, |owner| match owner {
-            Owner::Process { slot, incarnation, .. } => {
-                let slot = counted(usize::from(slot), incarnation)?;
+            Owner::Process { slot, worker, incarnation } => {
+                let slot = counted(usize::from(slot), incarnation).filter(|_| wanted(worker))?;
                 Some(Source::Process { slot: slot.number, gauges: slot.process.alive })
             }
             set => (set == active_set(root)).then_some(Source::Set),

@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::object::{self, Found};
 use crate::processes::Joining;
 use crate::read::ReadOptions;
-use crate::snapshot::{Process, Snapshot};
+use crate::snapshot::{Entity, Process, Snapshot};
 
 /// Times that something may come in between while a segment is opened.
 const OPEN_TRIES: usize = 16;
@@ -205,6 +205,28 @@ impl Segment {
     #[must_use]
     pub fn snapshot(&self, options: &ReadOptions) -> Snapshot {
         self.core.snapshot(options)
+    }
+
+    /// What processes have counted in this segment itself, without the totals that they were told of another one
+    /// ([`Membership::totals`]), as long as these processes have not been folded.
+    #[must_use]
+    pub fn counted_here(&self) -> Vec<Entity> {
+        self.core.counted_here()
+    }
+
+    /// Says that this process counts here as long as it lives, also to those who cannot see it: in another pid namespace it
+    /// looks dead by the table of processes.
+    pub fn show_presence(&self) {
+        if let Some(file) = self.core.memory.file() {
+            crate::lock::show_presence(file);
+        }
+    }
+
+    /// Whether a process has said that it counts here and still lives, be it seen or not. Not for those who have said so
+    /// themselves by this handle: they would take it back.
+    #[must_use]
+    pub fn is_anybody_present(&self) -> bool {
+        self.core.memory.file().is_some_and(crate::lock::is_anybody_present)
     }
 
     /// All processes that have a place in the table, the dead among them that were not folded yet, oldest first.

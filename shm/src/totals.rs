@@ -21,6 +21,8 @@ pub struct Totals {
 impl Totals {
     /// A number that no worker has.
     pub(crate) const WORKER: u32 = u16::MAX as u32 - 1;
+    /// Another one, for what nobody else will ever say again.
+    pub(crate) const INHERITANCE: u32 = u16::MAX as u32 - 2;
 
     pub(crate) fn new(stripe: Stripe) -> Self {
         Self { stripe, records: HashMap::new() }

@@ -1,6 +1,8 @@
-//! `pingora-example LISTEN-PORT ORIGIN-PORT THREADS`: the smallest HTTP proxy on the Pingora library.
+//! `pingora-example LISTEN-PORT ORIGIN-PORT THREADS`: the smallest HTTP proxy on the Pingora library that tells the origin
+//! who the client is.
 
 use async_trait::async_trait;
+use pingora::http::RequestHeader;
 use pingora::prelude::*;
 use pingora::server::configuration::ServerConf;
 
@@ -16,6 +18,20 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> Result<Box<HttpPeer>> {
         Ok(Box::new(HttpPeer::new(("127.0.0.1", self.origin), false, String::new())))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        _: &mut (),
+    ) -> Result<()> {
+        let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let before = request.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let mut addresses: Vec<String> = before.map(String::from).collect();
+        addresses.extend(client.map(|address| address.to_string()));
+        request.insert_header("X-Forwarded-For", addresses.join(", "))?;
+        request.insert_header("X-Forwarded-Proto", "http")
     }
 }
 

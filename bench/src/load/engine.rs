@@ -1,5 +1,6 @@
 //! Drives all clients of a load from one thread.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
@@ -89,8 +90,55 @@ impl Load {
     /// # Errors
     /// As [`Load::run`].
     pub(crate) fn run_until_served(&mut self, time: Duration) -> Result<(), String> {
-        let end = Instant::now() + time;
-        self.run_until(|load, now| now >= end || load.conns.iter().all(|conn| conn.served), end)
+        self.run_until_served_or_stuck(time, time)
+    }
+
+    /// The same, but gives up when for so long no further client has had its first exchange.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn run_until_served_or_stuck(
+        &mut self,
+        time: Duration,
+        stuck: Duration,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        let end = begin + time;
+        let progress = Cell::new((0, begin));
+        let done = |load: &Self, now: Instant| {
+            let served = load.conns.iter().filter(|conn| conn.served).count();
+            if served > progress.get().0 {
+                progress.set((served, now));
+            }
+            let waited = now.saturating_duration_since(progress.get().1);
+            now >= end || served == load.conns.len() || waited >= stuck
+        };
+        self.run_until(done, end)
+    }
+
+    /// Finishes the exchanges in progress and begins no others until [`Load::resume`]; connections stay open.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub(crate) fn pause(&mut self) -> Result<(), String> {
+        self.ending = true;
+        let end = Instant::now() + PATIENCE;
+        self.run_until(|load, now| now >= end || !load.conns.iter().any(is_busy), end)
+    }
+
+    /// Goes on after [`Load::pause`], with the next [`Load::run`].
+    pub(crate) fn resume(&mut self) {
+        self.ending = false;
+        let now = Instant::now();
+        for index in 0..self.conns.len() {
+            let conn = &mut self.conns[index];
+            // Those who have never begun wait for their turn still.
+            let begun = !self.unstarted[conn.plan].contains(&index);
+            if begun && matches!(conn.state, State::Off | State::Idle) && conn.due.is_none() {
+                conn.wanted = now;
+                self.schedule(index, now);
+            }
+        }
     }
 
     /// Finishes the exchanges in progress, then closes all connections.
@@ -98,12 +146,9 @@ impl Load {
     /// # Errors
     /// As [`Load::run`].
     pub(crate) fn finish(&mut self) -> Result<(), String> {
-        self.ending = true;
-        let end = Instant::now() + PATIENCE;
-        let busy = |conn: &Conn| matches!(conn.state, State::Busy | State::Ending | State::Connecting);
-        self.run_until(|load, now| now >= end || !load.conns.iter().any(busy), end)?;
+        self.pause()?;
         for conn in &mut self.conns {
-            if busy(conn) {
+            if is_busy(conn) {
                 self.tallies[conn.plan].fail(Failure::TimedOut, "at the end of the load");
             }
             conn.close();
@@ -313,5 +358,62 @@ impl Load {
                 self.apply(index, Step::Failed((Failure::TimedOut, text)));
             }
         }
+    }
+}
+
+const fn is_busy(conn: &Conn) -> bool {
+    matches!(conn.state, State::Busy | State::Ending | State::Connecting)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_never_answers_is_not_waited_for_to_the_end() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let plan = Plan::new("silent", silent.local_addr().unwrap(), 2, Work::get(100));
+        let mut load = Load::new(vec![plan]).unwrap();
+        let begin = Instant::now();
+        load.run_until_served_or_stuck(Duration::from_secs(60), Duration::from_millis(50)).unwrap();
+        let elapsed = begin.elapsed();
+        assert!(elapsed >= Duration::from_millis(50) && elapsed < Duration::from_secs(30), "{elapsed:?}");
+        assert_eq!((load.tallies()[0].done, load.open()), (0, 2));
+    }
+
+    #[test]
+    fn a_pause_keeps_connections_and_ends_at_the_will_of_the_caller() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = std::thread::spawn(move || {
+            use std::io::{BufRead as _, BufReader, Write as _};
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut heads = 0;
+            for line in lines {
+                if line.unwrap().is_empty() {
+                    heads += 1;
+                    let body = crate::content::body(100);
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").unwrap();
+                    stream.write_all(&body).unwrap();
+                }
+            }
+            heads
+        });
+        let mut load = Load::new(vec![Plan::new("paused", address, 1, Work::get(100))]).unwrap();
+        load.run_until_served(Duration::from_secs(10)).unwrap();
+        load.pause().unwrap();
+        let done = load.tallies()[0].done;
+        load.run(Duration::from_millis(30)).unwrap();
+        assert_eq!(load.tallies()[0].done, done, "nothing happens during a pause");
+        load.resume();
+        load.run_until(|load, _| load.tallies()[0].done > done, Instant::now() + PATIENCE).unwrap();
+        load.finish().unwrap();
+        let tally = load.tallies()[0].clone();
+        assert!(tally.done > done);
+        assert_eq!((tally.connects, tally.errors()), (1, 0), "{:?}", tally.examples());
+        assert_eq!(answers.join().unwrap(), tally.done);
     }
 }

@@ -27,6 +27,12 @@ impl Latencies {
         self.count += 1;
     }
 
+    /// Counts what another has counted, too.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, more)| *sum += more);
+        self.count += other.count;
+    }
+
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
         self.buckets.fill(0);

@@ -14,11 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::content;
+use crate::content::{self, HOST};
 
 pub(crate) use self::check::{Check, HeadRule, Progress, Wrong};
 pub(crate) use self::conn::{failure_of, frame};
 pub(crate) use self::engine::Load;
+pub(crate) use self::latency::Latencies;
 pub(crate) use self::tally::{Failure, Tally};
 
 /// A group of clients that all do the same.
@@ -91,14 +92,14 @@ impl Plan {
 impl Work {
     /// GET requests for the body of a length.
     pub(crate) fn get(length: usize) -> Self {
-        let head = format!("GET /{length} HTTP/1.1\r\nHost: bench.example.com\r\n\r\n");
+        let head = format!("GET /{length} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
         Self::Http { requests: vec![head.into_bytes().into()], response: content::body(length), close: false }
     }
 
     /// GET requests for the small body, each on a connection of its own.
     pub(crate) fn get_close() -> Self {
         let length = content::SMALL;
-        let head = format!("GET /{length} HTTP/1.1\r\nHost: bench.example.com\r\nConnection: close\r\n\r\n");
+        let head = format!("GET /{length} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
         Self::Http { requests: vec![head.into_bytes().into()], response: content::body(length), close: true }
     }
 
@@ -121,7 +122,7 @@ impl Work {
     /// Uploads of the body of a length; the origin checks it.
     pub(crate) fn upload(length: usize) -> Self {
         let head = format!(
-            "POST /upload HTTP/1.1\r\nHost: bench.example.com\r\nContent-Type: application/octet-stream\r\n\
+            "POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/octet-stream\r\n\
              Content-Length: {length}\r\n\r\n"
         );
         let request = [head.as_bytes(), &content::body(length)].concat();

@@ -12,6 +12,9 @@ use crate::content;
 /// Longest request head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// Fields of every answer, beside its length.
+const FIELDS: &str = "Server: bench\r\nContent-Type: text/plain\r\n";
+
 /// The bodies that there are.
 pub(super) struct Pages {
     bodies: HashMap<usize, Arc<[u8]>>,
@@ -57,9 +60,7 @@ impl Pages {
                 out.close = true;
             }
         }
-        let head = format!(
-            "HTTP/1.1 {status}\r\nServer: bench\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
-        );
+        let head = format!("HTTP/1.1 {status}\r\n{FIELDS}Content-Length: {length}\r\n\r\n");
         out.push(head.as_bytes());
         out.push_body(body);
     }
@@ -140,6 +141,13 @@ impl Http {
         let page =
             path.trim_start_matches('/').parse::<usize>().ok().and_then(|length| pages.bodies.get(&length));
         match (method, length, page) {
+            ("GET", None | Some(0), None) if path == content::HEAD_PATH => {
+                out.push(
+                    format!("HTTP/1.1 200 OK\r\n{FIELDS}Content-Length: {}\r\n\r\n", end + 4).as_bytes(),
+                );
+                out.push(&bytes[..end + 4]);
+                out.close |= self.close;
+            }
             ("GET", None | Some(0), Some(body)) => {
                 pages.answer(body, out);
                 out.close |= self.close;
@@ -236,6 +244,13 @@ mod tests {
         bad[40_000] ^= 1;
         let refused = answer(&mut Http::default(), &pages, &[&head[..], &bad].concat());
         assert!(refused.starts_with(b"HTTP/1.1 400"), "{}", refused.escape_ascii());
+    }
+
+    #[test]
+    fn a_request_head_is_reported_as_it_came() {
+        let head = b"GET /head HTTP/1.1\r\nHost: x\r\nX-Forwarded-For:  a\r\nx-forwarded-for: b\r\n\r\n";
+        let answer = answer(&mut Http::default(), &Pages::new(None), head);
+        assert!(answer.ends_with(&[b"\r\n\r\n", &head[..]].concat()), "{}", answer.escape_ascii());
     }
 
     #[test]

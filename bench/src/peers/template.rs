@@ -63,6 +63,7 @@ impl Values {
     /// The values for a proxy that listens on `port`.
     pub(crate) fn new(setting: &Setting<'_>, port: u16) -> Self {
         let files = machine::open_files();
+        let connections = (files.saturating_sub(200) / 2).clamp(100, MAX_CONNECTIONS);
         let module = NGINX_MODULES.iter().map(|folder| format!("{folder}/ngx_stream_module.so"));
         let module = module.into_iter().find(|path| Path::new(path).exists());
         let user = if geteuid().is_root() { "user root;" } else { "" };
@@ -73,7 +74,8 @@ impl Values {
                 ("WORKERS", setting.workers.to_string()),
                 ("RUN", setting.folder.to_string_lossy().into_owned()),
                 ("OPEN_FILES", files.to_string()),
-                ("CONNECTIONS", (files.saturating_sub(200) / 2).clamp(100, MAX_CONNECTIONS).to_string()),
+                ("CONNECTIONS", connections.to_string()),
+                ("BUFFERS", (connections * 2).to_string()),
                 ("USER", user.to_owned()),
                 ("LOAD_STREAM", module.map_or_else(String::new, |path| format!("load_module {path};"))),
                 ("SMALL_BODY", String::from_utf8_lossy(&content::body(content::SMALL)).into_owned()),

@@ -12,16 +12,23 @@ pub(crate) fn page(results: &Results) -> String {
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(results.started_unix_s);
     text.push_str(&format!("- Time: {}\n", humantime::format_rfc3339_seconds(begin)));
     text.push_str(&format!("- Machine: {}\n", results.machine.line()));
+    if let Some(about) = results.machine.about_tcp() {
+        text.push_str(&format!("- {about}\n"));
+    }
     let [proxy, load] = results.cpus;
     text.push_str(&format!("- CPUs: proxy {proxy}, load and origin {load}\n- Origin: {}\n", results.origin));
     let (rounds, seconds) = (results.rounds, results.seconds);
-    text.push_str(&format!("- {rounds} interleaved rounds of {seconds} s, median\n"));
+    text.push_str(&format!(
+        "- {rounds} interleaved rounds of {seconds} s, median; `ouro/this` is the median of the rounds' ratios, with the \
+         smallest and the largest\n"
+    ));
     for subject in &results.subjects {
         let about = match (&subject.version, &subject.skipped) {
             (Some(version), _) => version.clone(),
             (None, why) => format!("not measured ({})", why.as_deref().unwrap_or("unknown")),
         };
-        text.push_str(&format!("- {}: {}\n", subject.name, one_line(&about)));
+        let adds = subject.adds.iter().map(|what| format!("; adds {what}")).collect::<String>();
+        text.push_str(&format!("- {}: {}{}\n", subject.name, one_line(&about), one_line(&adds)));
     }
     for scenario in &results.scenarios {
         text.push_str(&format!("\n## {}\n\n{}.\n\n", scenario.name, capital(scenario.title)));

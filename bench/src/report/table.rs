@@ -81,7 +81,7 @@ fn cells(subject: &SubjectResult, idle: bool) -> Vec<String> {
         subject
             .spread
             .map_or_else(|| "-".into(), |[least, most]| format!("{least:.digits$}..{most:.digits$}")),
-        number(subject.ouro_ratio, 2),
+        ratio(subject),
     ];
     if idle {
         cells.push(number(mib, 1));
@@ -93,6 +93,16 @@ fn cells(subject: &SubjectResult, idle: bool) -> Vec<String> {
     }
     cells.push(subject.errors.to_string());
     cells
+}
+
+/// The median and, where rounds differ in it, the smallest and the largest.
+fn ratio(subject: &SubjectResult) -> String {
+    let median = number(subject.ouro_ratio, 2);
+    let spread = subject.ouro_ratio_spread.map(|ends| ends.map(|end| number(Some(end), 2)));
+    match spread {
+        Some([least, most]) if least != most => format!("{median} ({least}..{most})"),
+        _ => median,
+    }
 }
 
 fn percent(share: Option<f64>) -> String {
@@ -114,6 +124,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("  subject  CPU us/request"), "{text}");
         assert!(lines[2].contains("3.00") && lines[2].contains("2.00..9.00") && lines[2].contains("1.00"));
+        assert!(lines[3].contains("0.50 (0.25..0.75)"), "{text}");
         assert!(lines[4].trim_end().ends_with("skipped"), "{text}");
         assert_eq!(lines[5], "  note: a note");
         let end = |line: &str, cell: &str| line.find(cell).map(|at| at + cell.len());

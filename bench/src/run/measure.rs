@@ -1,22 +1,26 @@
-//! One measurement: a subject, fresh, under one load.
+//! One round: subjects, fresh, under one load.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::forwarding;
+use super::lane::{Lane, SLICES};
 use super::origins::{Origins, subfolder};
 use super::results::Round;
 use super::scenario::{Exchange, Kind, OriginKind, Scenario};
+use super::turns;
 use crate::content;
 use crate::load::{Load, Plan};
 use crate::machine::{self, Cores};
 use crate::peers::{Found, Running, Setting, Shape, Subject};
-use crate::process::{POLL, Usage, rss};
+use crate::process::{POLL, rss};
 
 /// Requests that are in their connection's first exchange at the same time, in the idle scenario.
 const IDLE_AT_ONCE: usize = 16;
 
-/// How long opening all idle connections may take.
+/// How long opening all idle connections may take, and how long without one more that is served.
 const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+const IDLE_STUCK: Duration = Duration::from_secs(15);
 
 /// How long memory has to stay the same to be believed, and how long that is waited for.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -34,7 +38,7 @@ pub(crate) struct Bench<'b> {
     pub(crate) cores: &'b Cores,
     /// Temporary files.
     pub(crate) folder: &'b Path,
-    /// Length of one measurement.
+    /// For how long each subject is measured in a round.
     pub(crate) time: Duration,
 }
 
@@ -50,22 +54,43 @@ pub(crate) struct Variant {
 }
 
 impl Bench<'_> {
-    /// Measures once.
+    /// Measures these subjects in one round.
     ///
     /// # Errors
-    /// Why this subject cannot be measured in this scenario.
-    pub(crate) fn measure(&self, scenario: &Scenario, variant: &Variant) -> Result<Round, String> {
+    /// For each subject: why it cannot be measured in this scenario.
+    pub(crate) fn measure(&self, scenario: &Scenario, variants: &[&Variant]) -> Vec<Result<Round, String>> {
         let yardstick_ms = machine::yardstick_ms(self.cores.proxy, self.cores.load);
-        let round = match scenario.kind {
+        let rounds = match scenario.kind {
             Kind::Load { shape, origin, exchange, connections } => {
-                self.load(variant, shape, origin, exchange, connections)
+                self.load(variants, shape, origin, exchange, connections)
             }
             Kind::Workers => {
-                self.load(variant, Shape::Http, OriginKind::Files, Exchange::Get(content::SMALL), 64)
+                self.load(variants, Shape::Http, OriginKind::Files, Exchange::Get(content::SMALL), 64)
             }
-            Kind::Idle { connections } => self.idle(variant, connections),
+            Kind::Idle { connections } => {
+                variants.iter().map(|variant| self.idle(variant, connections)).collect()
+            }
         };
-        round.map(|round| Round { yardstick_ms, ..round })
+        rounds.into_iter().map(|round| round.map(|round| Round { yardstick_ms, ..round })).collect()
+    }
+
+    /// Starts a subject and checks what it sends to the origin. Returns what it adds beside what it must; nothing of one that
+    /// knows no HTTP.
+    ///
+    /// # Errors
+    /// Why it must not be measured in this shape.
+    pub(crate) fn check_forwarding(&self, found: &Found, shape: Shape) -> Result<Vec<String>, String> {
+        let (exchange, host) = match shape {
+            Shape::Tcp => return Ok(Vec::new()),
+            Shape::Http => (Exchange::Get(content::SMALL), content::HOST.to_owned()),
+            Shape::Routes => (Exchange::Hosts, content::host(0)),
+        };
+        if matches!(found.subject, Subject::Direct | Subject::Relay) {
+            return Ok(Vec::new());
+        }
+        let variant = Variant { name: found.subject.to_string(), found: found.clone(), workers: 1 };
+        let running = self.start(&variant, shape, OriginKind::Own, exchange)?;
+        forwarding::check(running.address, &host)
     }
 
     fn start(
@@ -91,59 +116,32 @@ impl Bench<'_> {
         variant.found.start(&setting, &exchange.work())
     }
 
+    /// All are started; then they are loaded in turns, a slice each, in an order that changes.
     fn load(
         &self,
-        variant: &Variant,
+        variants: &[&Variant],
         shape: Shape,
         origin: OriginKind,
         exchange: Exchange,
         connections: usize,
-    ) -> Result<Round, String> {
-        let mut running = self.start(variant, shape, origin, exchange)?;
-        let mut load = Load::new(vec![Plan::new("load", running.address, connections, exchange.work())])?;
-        // Long enough for every connection and pool to be there.
-        load.run_until_served(self.time.max(Duration::from_secs(1)))?;
-        load.run(self.time / 4)?;
-        load.clear();
-        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
-        let stolen = machine::stolen_s();
-        let before = Usage::of(&pids);
-        let start = Instant::now();
-        load.run(self.time)?;
-        let pids = running.process.as_mut().map(|process| process.pids()).unwrap_or_default();
-        let used = Usage::of(&pids).since(&before);
-        let elapsed = start.elapsed().as_secs_f64();
-        let stolen = (machine::stolen_s() - stolen) / elapsed;
-        let memory = rss(&pids);
-        let measured = load.tallies()[0].clone();
-        load.finish()?;
-        if let Some(why) = running.process.as_mut().and_then(|process| process.ended()) {
-            return Err(format!("under load: {why}"));
+    ) -> Vec<Result<Round, String>> {
+        let begin = |variant: &&Variant| {
+            let running = self.start(variant, shape, origin, exchange)?;
+            let plan = Plan::new("load", running.address, connections, exchange.work());
+            Lane::begin(running, plan, self.time)
+        };
+        let mut lanes: Vec<Result<Lane, String>> = variants.iter().map(begin).collect();
+        for slice in 0..SLICES {
+            for index in turns::order(lanes.len(), slice + 1, SLICES) {
+                let lane = &mut lanes[index];
+                if let Ok(fit) = lane
+                    && let Err(why) = fit.slice(self.time / SLICES)
+                {
+                    *lane = Err(why);
+                }
+            }
         }
-        let all = &load.tallies()[0];
-        if measured.done == 0 {
-            return Err(format!("no request was served: {}", all.examples().join("; ")));
-        }
-        let share = |ns: u64| float(ns) / 1e9 / elapsed;
-        let ticks = used.user_ticks + used.kernel_ticks;
-        let proxied = |value: f64| running.process.is_some().then_some(value);
-        Ok(Round {
-            cpu_us: proxied(float(used.cpu_ns) / 1e3 / float(measured.done)),
-            bytes_per_connection: None,
-            requests_per_s: float(measured.done) / elapsed,
-            p50_us: measured.latencies.quantile_us(0.5),
-            p99_us: measured.latencies.quantile_us(0.99),
-            p999_us: measured.latencies.quantile_us(0.999),
-            rss_bytes: proxied(float(memory)),
-            proxy_cpu: proxied(share(used.cpu_ns)),
-            kernel_share: (ticks > 0).then(|| float(used.kernel_ticks) / float(ticks)),
-            proxy_waited: proxied(share(used.waited_ns)),
-            stolen: Some(stolen),
-            yardstick_ms: 0.0,
-            errors: all.errors(),
-            examples: all.examples().to_vec(),
-            closed: all.told_to_close + all.closed_idle,
-        })
+        lanes.into_iter().map(|lane| lane.and_then(Lane::end)).collect()
     }
 
     fn idle(&self, variant: &Variant, connections: usize) -> Result<Round, String> {
@@ -164,7 +162,7 @@ impl Bench<'_> {
         let before = settled_rss(&process.pids())?;
         let start = Instant::now();
         let mut load = Load::new(vec![plan(connections)])?;
-        load.run_until_served(IDLE_PATIENCE)?;
+        load.run_until_served_or_stuck(IDLE_PATIENCE, IDLE_STUCK)?;
         let elapsed = start.elapsed().as_secs_f64();
         let after = settled_rss(&process.pids())?;
         // A connection that was closed meanwhile is noticed now.
@@ -177,6 +175,7 @@ impl Bench<'_> {
         }
         Ok(Round {
             bytes_per_connection: Some((float(after) - float(before)) / float(connections as u64)),
+            done: tally.done,
             requests_per_s: float(tally.done) / elapsed,
             rss_bytes: Some(float(after)),
             errors: tally.errors() + lost as u64,

@@ -1,9 +1,12 @@
 //! `ouro-bench run`: all subjects side by side.
 
+mod forwarding;
+mod lane;
 mod measure;
 pub(crate) mod origins;
 pub(crate) mod results;
 pub(crate) mod scenario;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,10 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use self::measure::{Bench, Variant};
 use self::origins::Origins;
 use self::results::{Results, ScenarioResult, SubjectInfo, SubjectResult};
-use self::scenario::{Kind, Scenario};
+use self::scenario::{Exchange, Kind, Scenario};
 use crate::machine::{self, Cores, INTERRUPTION, Machine};
 use crate::origin::Wrong;
-use crate::peers::{self, Found, Subject};
+use crate::peers::{self, Found, Shape, Subject};
 use crate::report;
 
 /// A round is in a slow phase of the machine if its yardstick took so many times the best.
@@ -45,7 +48,7 @@ pub(crate) struct Options {
     /// Rounds, in which the subjects take turns [default: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ROUNDS)))]
     rounds: Option<u32>,
-    /// Length of one measurement, seconds [default: 2].
+    /// Length of one measurement, seconds [default: 2, or less where there are so many subjects that it would take too long].
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
     /// Program of the proxy [default: `ouro` beside this program].
@@ -83,7 +86,6 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let scenarios = options.scenarios();
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
-    let seconds = options.seconds.unwrap_or(if options.quick { 0.4 } else { 2.0 });
     let (machine, cores) = (Machine::describe(), Cores::find());
     machine::pin(&[cores.load]).map_err(|error| format!("cannot pin to CPU {}: {error}", cores.load))?;
     let folder = tempfile::Builder::new().prefix("ouro-bench-").tempdir();
@@ -93,6 +95,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         let text = info.version.as_ref().or(info.skipped.as_ref());
         println!("{:8} {}", info.name, text.map_or("", String::as_str));
     }
+    let count = |scenario: &Scenario| variants(scenario, &found).len() * rounds as usize;
+    let measurements: usize = scenarios.iter().map(count).sum();
+    let seconds = options.seconds.unwrap_or_else(|| turns::seconds(measurements, options.quick));
     let origins = Origins::start(
         folder.path(),
         cores.load,
@@ -100,8 +105,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         options.wrong,
     )?;
     println!("{}", machine.line());
+    if let Some(about) = machine.about_tcp() {
+        println!("note: {about}");
+    }
     println!(
-        "{rounds} x {seconds} s, median; proxy on CPU {}, load and origin ({}) on CPU {}",
+        "{measurements} measurements in {rounds} rounds of {seconds} s, about {}; proxy on CPU {}, load and origin ({}) on CPU {}",
+        turns::about(measurements, seconds),
         cores.proxy,
         origins.describe(),
         cores.load
@@ -124,14 +133,16 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let time = Duration::from_secs_f64(seconds);
     let bench = Bench { origins: &origins, cores: &cores, folder: folder.path(), time };
     let start = Instant::now();
+    let unfit = check_forwarding(&bench, &scenarios, &found, &mut results.subjects)?;
     for (number, scenario) in scenarios.iter().enumerate() {
         let place = format!("[{}/{} {:.0} s]", number + 1, scenarios.len(), start.elapsed().as_secs_f64());
-        let result = run_scenario(&bench, scenario, &found, rounds, &place)?;
+        let result = run_scenario(&bench, scenario, &found, &unfit, rounds, &place)?;
         println!("\n{}", report::table::scenario(&result));
         results.scenarios.push(result);
         // After each scenario, so that an interrupted run leaves what it has.
         options.write(&results)?;
     }
+    eprintln!("done in {:.0} s", start.elapsed().as_secs_f64());
     Ok(own_are_sound(&results))
 }
 
@@ -155,10 +166,12 @@ impl Options {
             match peers::find(subject, self.ouro.as_deref()) {
                 Ok(one) => {
                     let version = Some(one.version.clone());
-                    infos.push(SubjectInfo { name, version, skipped: None });
+                    infos.push(SubjectInfo { name, version, skipped: None, adds: Vec::new() });
                     found.push(one);
                 }
-                Err(why) => infos.push(SubjectInfo { name, version: None, skipped: Some(why) }),
+                Err(why) => {
+                    infos.push(SubjectInfo { name, version: None, skipped: Some(why), adds: Vec::new() });
+                }
             }
         }
         (found, infos)
@@ -182,10 +195,45 @@ impl Options {
     }
 }
 
+/// Who must not be measured in a shape, and why.
+type Unfit = (Subject, Shape, String);
+
+/// Lets every subject show what it sends to the origin, in every shape that there is something to measure of.
+fn check_forwarding(
+    bench: &Bench<'_>,
+    scenarios: &[Scenario],
+    found: &[Found],
+    infos: &mut [SubjectInfo],
+) -> Result<Vec<Unfit>, String> {
+    let mut unfit = Vec::new();
+    for shape in [Shape::Http, Shape::Routes] {
+        if !scenarios.iter().any(|scenario| scenario.shape() == shape) {
+            continue;
+        }
+        for one in found {
+            machine::check_interrupt()?;
+            match bench.check_forwarding(one, shape) {
+                Ok(added) => {
+                    for info in infos.iter_mut().filter(|info| info.name == one.subject.name()) {
+                        let new: Vec<String> =
+                            added.iter().filter(|text| !info.adds.contains(text)).cloned().collect();
+                        new.iter().for_each(|text| println!("{:8} adds {text}", info.name));
+                        info.adds.extend(new);
+                    }
+                }
+                Err(why) if why == INTERRUPTION => return Err(why),
+                Err(why) => unfit.push((one.subject, shape, why)),
+            }
+        }
+    }
+    Ok(unfit)
+}
+
 fn run_scenario(
     bench: &Bench<'_>,
     scenario: &Scenario,
     found: &[Found],
+    unfit: &[Unfit],
     rounds: u32,
     place: &str,
 ) -> Result<ScenarioResult, String> {
@@ -193,39 +241,48 @@ fn run_scenario(
     let mut result = ScenarioResult {
         name: scenario.name,
         title: scenario.title,
-        unit: if matches!(scenario.kind, Kind::Idle { .. }) { "B/connection" } else { "CPU us/request" },
+        unit: unit(scenario),
         subjects: variants
             .iter()
             .map(|variant| SubjectResult { name: variant.name.clone(), ..SubjectResult::default() })
             .collect(),
         notes: Vec::new(),
     };
-    for round in 1..=rounds {
-        for (variant, subject) in variants.iter().zip(&mut result.subjects) {
-            if subject.skipped.is_some() {
-                continue;
-            }
-            machine::check_interrupt()?;
-            eprint!("{place} {}, round {round} of {rounds}: {} … ", scenario.name, variant.name);
-            match bench.measure(scenario, variant) {
-                Ok(measured) => {
-                    let value = measured.value().map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-                    let (unit, rate) = (result.unit, measured.requests_per_s);
-                    eprintln!("{value} {unit}, {rate:.0}/s, {} errors", measured.errors);
-                    subject.rounds.push(measured);
-                }
-                Err(why) if why == INTERRUPTION => return Err(why),
-                Err(why) => {
-                    eprintln!("skipped");
-                    subject.skipped = Some(why);
-                }
-            }
+    turns::take(&mut result, rounds, |who, round| {
+        eprint!("{place} {}, round {round} of {rounds}, {} … ", scenario.name, unit(scenario));
+        let why = |variant: &Variant| {
+            let is_about = |one: &&Unfit| one.0 == variant.found.subject && one.1 == scenario.shape();
+            unfit.iter().find(is_about).map(|one| one.2.clone())
+        };
+        let fit: Vec<&Variant> =
+            who.iter().map(|index| &variants[*index]).filter(|variant| why(variant).is_none()).collect();
+        let mut measured = bench.measure(scenario, &fit).into_iter();
+        let mut rounds = Vec::new();
+        for variant in who.iter().map(|index| &variants[*index]) {
+            let round = why(variant).map_or_else(|| measured.next().unwrap_or_else(nothing), Err);
+            let value = round.as_ref().map_or_else(
+                |_| "skipped".into(),
+                |round| round.value().map_or_else(|| "-".into(), |value| format!("{value:.2}")),
+            );
+            eprint!(" {} {value}", variant.name);
+            rounds.push(round);
         }
-    }
+        eprintln!();
+        rounds
+    })?;
     let base = if scenario.kind == Kind::Workers { "ouro x1" } else { Subject::Ouro.name() };
     result.summarise(base);
     result.notes = notes(&result);
+    result.notes.extend(no_floor(scenario, found));
     Ok(result)
+}
+
+fn nothing() -> Result<results::Round, String> {
+    Err("it was not measured".into())
+}
+
+const fn unit(scenario: &Scenario) -> &'static str {
+    if matches!(scenario.kind, Kind::Idle { .. }) { "B/connection" } else { "CPU us/request" }
 }
 
 /// Who takes part, and with how many workers.
@@ -259,16 +316,24 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         if let Some(why) = &subject.skipped {
             notes.push(format!("{}: {}", subject.name, why.trim().replace('\n', " | ")));
         }
-        for (number, round) in subject.rounds.iter().enumerate() {
-            let place = format!("{}, round {}", subject.name, number + 1);
+        if let Some(round) = subject.left_out_after {
+            notes.push(format!(
+                "{}: too many errors in round {round}, so it was left out of the rounds after that",
+                subject.name
+            ));
+        }
+        for round in &subject.rounds {
+            let place = format!("{}, round {}", subject.name, round.number);
             for example in &round.examples {
                 notes.push(format!("{place}: {example}"));
             }
             if round.closed > 0 {
                 notes.push(format!("{place}: closed {} connections that were to be kept", round.closed));
             }
-            if round.yardstick_ms > SLOW * best {
-                slow.push(format!("{place} ({:.1})", round.yardstick_ms / best));
+            // All of a round meet the same machine.
+            let text = format!("round {} ({:.1})", round.number, round.yardstick_ms / best);
+            if round.yardstick_ms > SLOW * best && !slow.contains(&text) {
+                slow.push(text);
             }
             if let Some(share) = round.stolen.filter(|share| *share > STOLEN) {
                 slow.push(format!("{place} ({:.0} % of a CPU taken by the host)", share * 100.0));
@@ -289,6 +354,21 @@ fn notes(result: &ScenarioResult) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Why the relay is no floor where it is none.
+fn no_floor(scenario: &Scenario, found: &[Found]) -> Option<String> {
+    let why = match scenario.kind {
+        Kind::Load { exchange: Exchange::Close, .. } => {
+            "opens two connections for each request, because it cannot keep one to the origin as the proxies do"
+        }
+        Kind::Idle { .. } => {
+            "has a connection to the origin for each of its clients', and the proxies share a few among all of them"
+        }
+        _ => return None,
+    };
+    let has_relay = found.iter().any(|found| found.subject == Subject::Relay);
+    has_relay.then(|| format!("relay: no floor here: it {why}"))
 }
 
 /// Whether what is ours was measured and made no errors.

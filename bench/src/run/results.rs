@@ -36,6 +36,8 @@ pub(crate) struct SubjectInfo {
     pub(crate) version: Option<String>,
     /// Why it was not measured.
     pub(crate) skipped: Option<String>,
+    /// Fields that it adds to messages beside `x-forwarded-for` and `x-forwarded-proto`, which all add.
+    pub(crate) adds: Vec<String>,
 }
 
 /// A scenario, all subjects.
@@ -60,12 +62,16 @@ pub(crate) struct SubjectResult {
     pub(crate) name: String,
     /// Why there are no numbers.
     pub(crate) skipped: Option<String>,
+    /// The round with so many errors that it was left out of the rounds after it.
+    pub(crate) left_out_after: Option<u32>,
     /// Median over the rounds.
     pub(crate) value: Option<f64>,
     /// Smallest and largest round.
     pub(crate) spread: Option<[f64; 2]>,
-    /// The value of Ouro divided by this one: below 1 where Ouro needs less.
+    /// Median over the rounds of [`Round::ouro_ratio`]: below 1 where Ouro needs less.
     pub(crate) ouro_ratio: Option<f64>,
+    /// Smallest and largest of these.
+    pub(crate) ouro_ratio_spread: Option<[f64; 2]>,
     /// Failed exchanges of all rounds, warm-up included.
     pub(crate) errors: u64,
     /// Medians of the other numbers.
@@ -77,10 +83,18 @@ pub(crate) struct SubjectResult {
 /// One measurement.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Round {
+    /// Which round, from 1; 0 in a median.
+    pub(crate) number: u32,
+    /// Ouro's value in this round divided by this one: the median over the slices where there are any.
+    pub(crate) ouro_ratio: Option<f64>,
     /// CPU of the proxy for one request, microseconds.
     pub(crate) cpu_us: Option<f64>,
+    /// The same slice by slice, in the order in which they were measured.
+    pub(crate) slices_us: Vec<f64>,
     /// Resident memory for one idle connection, bytes.
     pub(crate) bytes_per_connection: Option<f64>,
+    /// Exchanges that ended as they should; all rounds together in a median.
+    pub(crate) done: u64,
     /// Requests in a second.
     pub(crate) requests_per_s: f64,
     /// Latencies, microseconds.
@@ -115,10 +129,23 @@ impl Round {
         self.bytes_per_connection.or(self.cpu_us)
     }
 
+    /// What `self` needs divided by what `other` needs, both measured in the same round.
+    ///
+    /// Slices that belong together are compared first: they were a fraction of a second apart.
+    fn ratio_to(&self, other: &Self) -> Option<f64> {
+        let ratio = |(own, other): (f64, f64)| Some(own / other).filter(|ratio| ratio.is_finite());
+        let slices = self.slices_us.iter().copied().zip(other.slices_us.iter().copied());
+        median(slices.filter_map(ratio).collect()).or_else(|| ratio((self.value()?, other.value()?)))
+    }
+
     fn median(rounds: &[Self]) -> Self {
         let of = |number: fn(&Self) -> Option<f64>| median(rounds.iter().filter_map(number).collect());
         Self {
+            number: 0,
+            ouro_ratio: of(|round| round.ouro_ratio),
             cpu_us: of(|round| round.cpu_us),
+            slices_us: Vec::new(),
+            done: rounds.iter().map(|round| round.done).sum(),
             bytes_per_connection: of(|round| round.bytes_per_connection),
             requests_per_s: of(|round| Some(round.requests_per_s)).unwrap_or_default(),
             p50_us: of(|round| round.p50_us),
@@ -138,32 +165,45 @@ impl Round {
 }
 
 impl SubjectResult {
-    /// Medians and spread of the rounds that there are.
-    pub(crate) fn summarise(&mut self) {
+    /// Medians and spreads of the rounds that there are.
+    fn summarise(&mut self) {
         if self.rounds.is_empty() {
             return;
         }
         let median = Round::median(&self.rounds);
         self.value = median.value();
         self.errors = median.errors;
-        let values = || self.rounds.iter().filter_map(Round::value);
-        self.spread =
-            self.value.map(|value| [values().fold(value, f64::min), values().fold(value, f64::max)]);
+        self.spread = spread(self.rounds.iter().filter_map(Round::value));
+        self.ouro_ratio = median.ouro_ratio;
+        self.ouro_ratio_spread = spread(self.rounds.iter().filter_map(|round| round.ouro_ratio));
         self.median = Some(median);
+    }
+
+    fn round(&self, number: u32) -> Option<&Round> {
+        self.rounds.iter().find(|round| round.number == number)
     }
 }
 
 impl ScenarioResult {
-    /// Summarises every subject and compares them with `base`.
+    /// Compares every subject with `base`, round by round, and summarises.
+    ///
+    /// The two of a pair were measured in the same round, so a phase in which the machine is slower falls out of their
+    /// ratio; it would not fall out of the ratio of two medians, which may come from different rounds.
     pub(crate) fn summarise(&mut self, base: &str) {
-        self.subjects.iter_mut().for_each(SubjectResult::summarise);
-        let base =
-            self.subjects.iter().find(|subject| subject.name == base).and_then(|subject| subject.value);
+        let base = self.subjects.iter().find(|subject| subject.name == base).cloned();
         for subject in &mut self.subjects {
-            subject.ouro_ratio =
-                base.zip(subject.value.filter(|value| *value > 0.0)).map(|(one, two)| one / two);
+            for round in &mut subject.rounds {
+                let base = base.as_ref().and_then(|base| base.round(round.number));
+                round.ouro_ratio = base.and_then(|base| base.ratio_to(round));
+            }
+            subject.summarise();
         }
     }
+}
+
+fn spread(values: impl Iterator<Item = f64> + Clone) -> Option<[f64; 2]> {
+    let least = values.clone().reduce(f64::min)?;
+    Some([least, values.reduce(f64::max)?])
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -180,12 +220,15 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 pub(crate) mod tests {
     use super::*;
 
+    fn round(number: u32, cpu_us: f64) -> Round {
+        Round { number, cpu_us: Some(cpu_us), p50_us: Some(700.0), ..Round::default() }
+    }
+
     /// Results with two subjects, of which one was not there.
     pub(crate) fn sample() -> Results {
-        let round = |cpu_us: f64| Round { cpu_us: Some(cpu_us), p50_us: Some(700.0), ..Round::default() };
         let subject = |name: &str, rounds: &[f64]| SubjectResult {
             name: name.into(),
-            rounds: rounds.iter().map(|cpu_us| round(*cpu_us)).collect(),
+            rounds: rounds.iter().zip(1..).map(|(cpu_us, number)| round(number, *cpu_us)).collect(),
             skipped: rounds.is_empty().then(|| "it's <not> & installed".into()),
             ..SubjectResult::default()
         };
@@ -219,7 +262,37 @@ pub(crate) mod tests {
         let results = sample();
         let [ouro, nginx, caddy] = &results.scenarios[0].subjects[..] else { panic!() };
         assert_eq!((ouro.value, ouro.spread, ouro.ouro_ratio), (Some(3.0), Some([2.0, 9.0]), Some(1.0)));
+        // 3/4 and 2/8: of its two rounds, not of the median of Ouro's three.
         assert_eq!((nginx.value, nginx.ouro_ratio), (Some(6.0), Some(0.5)));
-        assert_eq!((caddy.value, caddy.ouro_ratio), (None, None));
+        assert_eq!(nginx.ouro_ratio_spread, Some([0.25, 0.75]));
+        assert_eq!((caddy.value, caddy.ouro_ratio, caddy.ouro_ratio_spread), (None, None, None));
+    }
+
+    #[test]
+    fn slices_that_belong_together_are_compared() {
+        let mut scenario = sample().scenarios.remove(0);
+        // The machine changes its speed between the slices, and one slice of Ouro was disturbed.
+        let sliced = |slices: &[f64]| Round { slices_us: slices.to_vec(), ..round(1, 5.0) };
+        scenario.subjects[0].rounds = vec![sliced(&[8.0, 16.0, 90.0, 4.0, f64::NAN])];
+        scenario.subjects[1].rounds = vec![sliced(&[10.0, 20.0, 10.0, 5.0, 10.0])];
+        scenario.summarise("ouro");
+        let ratio = scenario.subjects[1].ouro_ratio.unwrap();
+        // Of 0.8, 0.8, 9 and 0.8; the values of the round would say 1.
+        assert!((ratio - 0.8).abs() < 1e-9, "{ratio}");
+    }
+
+    #[test]
+    fn a_slow_phase_of_the_machine_falls_out_of_the_ratio() {
+        let mut scenario = sample().scenarios.remove(0);
+        // Ouro always needs 0.8 of the other, but each round finds another machine, and one round of Ouro is missing.
+        scenario.subjects[0].rounds = vec![round(1, 8.0), round(3, 16.0), round(4, 24.0)];
+        scenario.subjects[1].rounds = vec![round(1, 10.0), round(2, 90.0), round(3, 20.0), round(4, 30.0)];
+        scenario.summarise("ouro");
+        let other = &scenario.subjects[1];
+        assert_eq!(other.rounds[1].ouro_ratio, None);
+        assert!((other.ouro_ratio.unwrap() - 0.8).abs() < 1e-9, "{:?}", other.ouro_ratio);
+        let [least, most] = other.ouro_ratio_spread.unwrap();
+        assert!((least - 0.8).abs() < 1e-9 && (most - 0.8).abs() < 1e-9);
+        assert_eq!(other.value, Some(25.0), "the ratio of the medians would be 0.64");
     }
 }

@@ -141,6 +141,14 @@ pub(crate) const ALL: &[Scenario] = {
 };
 
 impl Scenario {
+    /// What proxies have to do in it.
+    pub(crate) const fn shape(&self) -> Shape {
+        match self.kind {
+            Kind::Load { shape, .. } => shape,
+            Kind::Idle { .. } | Kind::Workers => Shape::Http,
+        }
+    }
+
     /// The same with less to do, for the quick mode.
     pub(crate) const fn shortened(self) -> Self {
         match self.kind {

@@ -52,7 +52,7 @@ const OTHER_DESCRIPTORS: u64 = 100;
 /// When nothing can be shown at all, results cannot be written, or this process was asked to end.
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let outcome = soak(&options.restarts, options.clients()?)?;
-    finish(&options.restarts, &outcome)
+    finish(&options.restarts, "soak", &outcome)
 }
 
 /// Runs `pause`. Returns whether everything was as it must be.
@@ -62,13 +62,17 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
 pub(crate) fn run_pause(options: &PauseOptions) -> Result<bool, String> {
     let mut outcome = soak(&options.restarts, options.clients())?;
     outcome.judge_pauses(options.p99, options.worst);
-    finish(&options.restarts, &outcome)
+    finish(&options.restarts, "pause", &outcome)
 }
 
-fn finish(options: &Restarts, outcome: &Outcome) -> Result<bool, String> {
+fn finish(options: &Restarts, name: &str, outcome: &Outcome) -> Result<bool, String> {
     println!("{}", outcome.text());
-    if let Some(path) = &options.json {
-        report::write_json(path, outcome)?;
+    let out = |suffix: &str| options.out.as_ref().map(|folder| folder.join(format!("{name}.{suffix}")));
+    for path in options.json.iter().cloned().chain(out("json")) {
+        report::write_json(&path, outcome)?;
+    }
+    if let Some(path) = out("md") {
+        report::write(&path, &outcome.page(name))?;
     }
     Ok(outcome.problems.is_empty())
 }

@@ -150,6 +150,9 @@ pub(crate) struct Restarts {
     /// Write the outcome as JSON to this file.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Write it into this folder as JSON and as Markdown: soak.json and soak.md, or pause.json and pause.md.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 /// What becomes of connections in a restart.

@@ -10,6 +10,7 @@ use super::generations::Restart;
 use super::pause::Window;
 use super::tally::{Counts, Kind, Shared, lock};
 use crate::machine::Machine;
+use crate::report::markdown;
 use crate::report::table::Table;
 
 /// With live handover the old process ends in this time.
@@ -180,6 +181,43 @@ impl Outcome {
         text
     }
 
+    /// As a page; `name` is the command's.
+    pub(super) fn page(&self, name: &str) -> String {
+        let title = if name == "pause" { "Pause while connections move" } else { "Soak" };
+        let result = if self.problems.is_empty() { "nothing to complain of" } else { "not as it must be" };
+        let mut text = format!(
+            "# {title}\n\n- Command: `{}`\n- Machine: {}\n- {}, seed {}\n- Result: **{result}**\n",
+            self.command,
+            self.machine.line(),
+            self.ouro,
+            self.seed
+        );
+        text.push_str(&list(&self.problems));
+        text.push_str(&format!("\n## Clients\n\n{}", markdown::rows(&self.clients())));
+        for group in self.kinds.iter().filter(|group| !group.counts.examples.is_empty()) {
+            let examples = group.counts.examples.join("; ");
+            text.push_str(&format!("\n{}\n", list(&[format!("{}: {examples}", group.kind.name())]).trim()));
+        }
+        let (restarts, most) = (self.restarts.len(), self.most_alive);
+        text.push_str(&format!(
+            "\n## Restarts\n\n{restarts} restarts, at most {most} processes alive at once. "
+        ));
+        text.push_str(&format!("Before the first restart {}", self.before.text()));
+        text.push_str(&format!(", after the last {}.\n\n", self.after.text()));
+        text.push_str(&markdown::rows(&self.times()));
+        if !self.windows.is_empty() {
+            text.push_str(&format!("\n## Round trips\n\n{}", markdown::rows(&self.round_trips())));
+        }
+        if !self.counters.is_empty() {
+            text.push_str(&format!("\n## Counters\n\n{}", markdown::rows(&self.compared())));
+        }
+        if self.log_lines > 0 {
+            text.push_str(&format!("\n## Warnings and errors of Ouro ({})\n\n", self.log_lines));
+            text.push_str(&list(&self.log));
+        }
+        text
+    }
+
     fn clients(&self) -> Table {
         let mut table = Table::new(&[
             "clients",
@@ -258,6 +296,11 @@ impl Outcome {
         }
         table
     }
+}
+
+/// Items of a list in Markdown.
+fn list(items: &[String]) -> String {
+    items.iter().map(|item| format!("- {}\n", item.trim().replace('\n', " "))).collect()
 }
 
 #[allow(clippy::cast_precision_loss)] // memory and descriptors are far below 2^52

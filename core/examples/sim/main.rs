@@ -5,11 +5,15 @@
 
 mod content;
 mod http;
+mod instance;
+mod process;
 mod report;
+mod roles;
 mod simulation;
 mod states;
 mod tcp;
 mod timeouts;
+mod wires;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -79,6 +83,21 @@ const SCENARIOS: &[Kind] = &[
 
 /// Runs one seed; a panic is a failure like any other.
 fn run(seed: u64, (name, make): Kind, traced: Option<bool>) -> Summary {
+    let open = open_descriptors();
+    let mut summary = run_world(seed, (name, make), traced);
+    let left = open_descriptors() - open;
+    if left != 0 && summary.violations.is_empty() {
+        summary.violations.push(format!("{left} descriptors are left behind"));
+    }
+    summary
+}
+
+/// Descriptors of this thread's table.
+fn open_descriptors() -> i64 {
+    std::fs::read_dir("/proc/thread-self/fd").map_or(0, |all| all.count() as i64)
+}
+
+fn run_world(seed: u64, (name, make): Kind, traced: Option<bool>) -> Summary {
     let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ name.len() as u64;
     let result = catch_unwind(AssertUnwindSafe(|| Simulation::new(mixed, make(mixed ^ 0x55), traced).run()));
     result.unwrap_or_else(|panic| {

@@ -209,6 +209,9 @@ impl TcpPeer {
                 Read::Nothing => return,
                 Read::Data(bytes) => self.take(&bytes),
                 Read::Eof => {
+                    if sim::with(|world| world.was_cut(end)) {
+                        return self.broken(end);
+                    }
                     self.eof = true;
                     self.take_eof();
                 }
@@ -264,10 +267,15 @@ impl TcpPeer {
     /// The connection is reset, which only the other side can have caused.
     fn broken(&mut self, end: EndId) {
         self.done = true;
-        sim::with(|world| world.peer_close(end));
+        // A process that is killed takes its connections with it, and no others.
+        let cut = sim::with(|world| {
+            world.peer_close(end);
+            world.was_cut(end)
+        });
         let mut book = self.book.borrow_mut();
         let partner = self.incoming();
         let caused = match partner {
+            _ if cut => true,
             Some(key) => book.get(&key).is_some_and(|stream| stream.reset),
             // Who it was cannot be told.
             None => !self.is_client || book.values().any(|stream| stream.reset),

@@ -196,8 +196,9 @@ fn judge(wait: &mut Wait) {
             (wait.from, wait.until) = (begin, begin);
         }
         let (Some(from), Some(until)) = (wait.from, wait.until) else {
-            if world.jumped(0, now).is_some() {
-                return; // something else was due first
+            let is_moved_pool = wait.kind == Kind::Pool && world.counts().contains_key("handover");
+            if world.jumped(0, now).is_some() || world.may_have_drained(end) || is_moved_pool {
+                return; // something else was first
             }
             return world.violation(format!("it fired before it had begun: {wait:?}"));
         };
@@ -206,21 +207,21 @@ fn judge(wait: &mut Wait) {
         let time = attempts * wait.timeout_us;
         let handovers = world.counts().get("handover").copied().unwrap_or(0);
         let rounding = RESOLUTION_US * (attempts + handovers);
-        // A pool may end its connections for other reasons when it is moved.
-        let may_be_early = wait.kind == Kind::Pool && handovers > 0;
-        if now + rounding < from + time && !may_be_early {
+        // A pool may end its connections for other reasons when it is moved, and a process that ends its own.
+        let may_be_early = (wait.kind == Kind::Pool && handovers > 0) || world.may_have_drained(end);
+        // A process that stands still has read its clock before: it takes a wait from another one for longer than it was.
+        let lost = world.lost_us(end, from, now);
+        let behind = if handovers > 0 { lost } else { 0 };
+        if now + rounding + behind < from + time && !may_be_early {
             let by = from + time - now;
             world.violation(format!("it fired {by} us early: {wait:?}"));
         }
         let faults = &world.faults;
         let latency = 2 * (faults.latency.0 + faults.latency.1 as u64);
         let late = LATE_OPERATIONS * faults.late_us as u64;
-        let lost = world.lost_us(end, from, now);
         let housekeeping = if wait.kind == Kind::Pool { HOUSEKEEPING_US } else { 0 };
-        // What is due when the clock jumps is due then.
-        let due = until + time;
-        let rest = (attempts - 1) * wait.timeout_us;
-        let due = world.jumped(from, now).map_or(due, |jumped| due.max(jumped + rest));
+        // A wait that was about to begin when the clock jumped has begun behind that.
+        let due = until.max(world.jumped(from, now).unwrap_or(0)) + time;
         let latest = due + rounding + latency + late + lost + housekeeping + TURNS_US;
         if now > latest {
             world.violation(format!("it fired {} us after {latest}, late: {wait:?}", now - latest));
@@ -327,8 +328,15 @@ impl Client {
             Kind::TcpIdle => text == "hello" && !reset,
             Kind::Pool => false,
         };
-        // When the clock jumps other waits than the planned one may be over.
-        if !is_right && sim::with(|world| world.jumped(self.starts_at, world.now())).is_none() {
+        // When the clock jumps other waits than the planned one may be over; a process that ends, or is killed, takes
+        // its connections with it.
+        let is_excused = sim::with(|world| {
+            world.jumped(self.starts_at, world.now()).is_some() || world.may_have_drained(end) || world.was_cut(end)
+        });
+        if sim::with(|world| world.was_cut(end)) {
+            self.book.borrow_mut()[self.n].is_over = true;
+        }
+        if !is_right && !is_excused {
             let kind = self.kind;
             violation(format!("client {}: {kind:?} ended with {text:?}, reset: {reset}", self.me));
         }
@@ -449,7 +457,10 @@ impl Peer for Origin {
                 }
                 Read::Eof | Read::Reset => {
                     self.done = true;
-                    if let (Some(n), Kind::Pool) = (self.wait, self.kind) {
+                    let is_cut = sim::with(|world| world.was_cut(self.end));
+                    if let (Some(n), Kind::Pool, true) = (self.wait, self.kind, is_cut) {
+                        self.book.borrow_mut()[n].is_over = true;
+                    } else if let (Some(n), Kind::Pool) = (self.wait, self.kind) {
                         judge(&mut self.book.borrow_mut()[n]);
                     }
                     return sim::with(|world| world.peer_close(self.end));

@@ -29,6 +29,10 @@ pub enum Mutation {
     GaugeForgotten,
     /// A head waits for the rest of its body in vain.
     HeadHeldBack,
+    /// A parent whose child is gone does not accept again.
+    ResumeForgotten,
+    /// A connection that was handed over is kept as well.
+    KeptAfterHandover,
 }
 
 /// All of them.
@@ -47,6 +51,8 @@ pub const ALL: &[Mutation] = {
         M::PartialHeadForgotten,
         M::GaugeForgotten,
         M::HeadHeldBack,
+        M::ResumeForgotten,
+        M::KeptAfterHandover,
     ]
 };
 

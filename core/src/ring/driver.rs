@@ -284,6 +284,22 @@ impl Driver {
         }
     }
 
+    /// The process is killed: the kernel closes what it had.
+    #[cfg(feature = "sim")]
+    pub(super) fn kill(&mut self) {
+        self.kernel.kill();
+        for id in self.sockets.ids().collect::<Vec<_>>() {
+            self.sockets.get(id).map(|slot| super::sim::lose(slot.fd));
+        }
+    }
+
+    /// What breaks from here on is nobody's fault.
+    #[cfg(feature = "sim")]
+    pub(super) fn give_up(&self) {
+        let fds = self.sockets.ids().filter_map(|id| self.sockets.get(id)).map(|slot| slot.fd);
+        super::sim::excuse(fds);
+    }
+
     /// Waits, until `end` at most, for the kernel to let go of memory. Says whether there is more to let go of.
     ///
     /// # Errors
@@ -295,11 +311,13 @@ impl Driver {
             return Ok(false);
         }
         let left = end.saturating_duration_since(sys::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+        let before = self.in_flight;
         self.kernel.enter(Some(left))?;
         self.reap();
+        // If it was this process that hung, the kernel has done its part.
+        if left.is_zero() && self.in_flight == before {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         Ok(true)
     }
 
@@ -654,7 +672,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if self.in_flight > 0 {
+        // The simulated kernel has let go of everything.
+        if self.in_flight > 0 && !cfg!(feature = "sim") {
             // The kernel may still read and write what its operations point to (after a failed drain, or when a panic
             // skipped it): better lost memory than corrupted memory.
             std::mem::forget(std::mem::take(&mut self.vectors));

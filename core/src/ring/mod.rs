@@ -300,6 +300,20 @@ impl Run {
         self.ring.shared.driver.borrow().schedule.len() > 0
     }
 
+    /// The process is killed: nothing of its code runs any more, and the kernel closes what it had.
+    #[cfg(feature = "sim")]
+    pub fn kill(self) {
+        self.ring.shared.driver.borrow_mut().kill();
+        let tasks = std::mem::take(&mut *self.ring.shared.tasks.borrow_mut());
+        drop(tasks);
+    }
+
+    /// Its connections are cut off from here on: what their peers see is nobody's fault.
+    #[cfg(feature = "sim")]
+    pub fn give_up(&self) {
+        self.ring.shared.driver.borrow().give_up();
+    }
+
     /// How it went.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub(super) struct Counting {
     started: Instant,
     /// What was counted in the segment of the process before, if that is another one.
     totals: RefCell<Totals>,
+    /// The segment of a process that was killed, and what it had counted there itself.
+    inheritance: Option<(Segment, RefCell<Totals>)>,
     /// The segment has not got its name yet.
     apart: Cell<Option<Apart>>,
 }
@@ -57,13 +59,14 @@ pub(super) struct Counting {
 impl Counting {
     /// Joins the instance and files the parts of the configuration in its segment.
     pub(super) fn start(
-        Opened { segment, apart, carried, .. }: Opened,
+        Opened { segment, apart, carried, lost, .. }: Opened,
         options: &Options,
         model: &Model,
         epoch: u32,
     ) -> Result<Self, SegmentError> {
         #[allow(clippy::cast_possible_truncation)] // 1024 at most
         let workers = options.workers as u32;
+        segment.show_presence();
         let membership = segment.join(&Joining { epoch, workers, version: env!("CARGO_PKG_VERSION") })?;
         let entities = worker::entities(&membership, model, options.workers);
         let stripe = membership.stripe(CONTROL);
@@ -78,9 +81,11 @@ impl Counting {
             server,
             started: Instant::now(),
             totals: RefCell::new(totals),
+            inheritance: lost.map(|lost| (lost, RefCell::new(membership.inheritance()))),
             apart: Cell::new(apart),
             membership,
         };
+        counting.inherit();
         counting.report();
         Ok(counting)
     }
@@ -100,7 +105,16 @@ impl Counting {
             Ok(carried) => self.totals.borrow_mut().set(&carried.entities),
             Err(error) => tracing::warn!(%error, "the last totals of the process before are broken"),
         }
+        self.inherit();
         self.report();
+    }
+
+    /// Takes over what nobody else will: a process that was killed is read once, one that had only been given up has
+    /// counted on.
+    fn inherit(&self) {
+        if let Some((lost, inheritance)) = &self.inheritance {
+            inheritance.borrow_mut().set(&lost.counted_here());
+        }
     }
 
     /// Where the control thread counts about a cluster.
@@ -186,8 +200,13 @@ pub(super) enum Before {
     Nobody,
     /// One that counts in the segment that has the name of the instance.
     Sharing,
-    /// One that counts elsewhere, and what it has counted.
-    Elsewhere(Vec<Blob>),
+    /// One that counts elsewhere.
+    Elsewhere {
+        /// What it has counted.
+        carried: Vec<Blob>,
+        /// Where a process has counted that took over from it and failed.
+        lost: Option<Segment>,
+    },
 }
 
 /// A segment to count in.
@@ -195,6 +214,7 @@ pub(super) struct Opened {
     segment: Segment,
     apart: Option<Apart>,
     carried: Carried,
+    lost: Option<Segment>,
     /// A process has ended without a word, perhaps a moment ago.
     pub(super) after_a_death: bool,
 }
@@ -221,6 +241,8 @@ fn is_free(socket_path: Option<&OsStr>, base_id: u32) -> bool {
     // What is wrong with the directory is said when the socket is bound.
     let Ok(address) = super::restart_address(socket_path, base_id) else { return true };
     matches!(Connection::connect(&address), Err((ConnectFailure::Nobody, _)))
+        && !Segment::peek(base_id)
+            .is_ok_and(|found| found.is_some_and(|segment| segment.is_anybody_present()))
 }
 
 /// Waits until nobody serves in this segment, who would have to be taken over from. A process that was killed a moment ago
@@ -246,25 +268,45 @@ async fn nobody_serves(segment: &Segment, base_id: u32) -> Result<(), String> {
     }
 }
 
+/// Waits until nobody counts in this segment who cannot be seen from here, and whose counters would be taken for those of
+/// the dead.
+///
+/// # Errors
+/// That somebody does, in words.
+async fn nobody_is_hidden(segment: &Segment, base_id: u32) -> Result<(), String> {
+    let until = super::after(DEATH_PATIENCE_MS);
+    while segment.live_processes().is_empty() && segment.is_anybody_present() {
+        if tokio::time::Instant::now() >= until {
+            return Err(format!(
+                "a process that cannot be seen from here, in another container perhaps, counts with base id {base_id} in the \
+                 same /dev/shm, and does not answer at the restart socket of this one: a second instance needs another --base-id"
+            ));
+        }
+        tokio::time::sleep(DEATH_RETRY).await;
+    }
+    Ok(())
+}
+
 /// Opens the segment of the instance. Another one than that of the process before is made beside it: should this process
 /// not come to serve, nothing has happened.
 pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String> {
     let unkept = |error: SegmentError| format!("the counters cannot be kept: {error}");
-    let options = SegmentOptions { base_id: place.base_id, size: place.size };
+    let base_id = place.base_id;
+    let options = SegmentOptions { base_id, size: place.size };
     let opened = |segment: Segment| {
         let died = |process: &Process| !process.alive && process.state != ProcessState::Gone;
         let after_a_death = segment.processes().iter().any(died);
-        Opened { segment, apart: None, carried: Carried::default(), after_a_death }
+        Opened { segment, apart: None, carried: Carried::default(), lost: None, after_a_death }
     };
     match (before, &place.own) {
         (_, Some(own)) => Ok(opened(own.clone())),
-        (Before::Elsewhere(blobs), None) => {
-            let carried = totals::read(&blobs)
+        (Before::Elsewhere { carried, lost }, None) => {
+            let carried = totals::read(&carried)
                 .map_err(|error| format!("the totals of the process before are broken: {error}"))?;
             let (segment, apart) =
                 Segment::create_apart(&options, carried.generations, carried.first_started_ms)
                     .map_err(unkept)?;
-            Ok(Opened { segment, apart: Some(apart), carried, after_a_death: false })
+            Ok(Opened { segment, apart: Some(apart), carried, lost, after_a_death: false })
         }
         (before, None) => {
             let (segment, events) = Segment::open(&options).map_err(unkept)?;
@@ -272,7 +314,8 @@ pub(super) async fn open(place: &Place, before: Before) -> Result<Opened, String
                 tracing::warn!("{event}");
             }
             if matches!(before, Before::Nobody) {
-                nobody_serves(&segment, place.base_id).await?;
+                nobody_serves(&segment, base_id).await?;
+                nobody_is_hidden(&segment, base_id).await?;
             }
             Ok(opened(segment))
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ouro_restart::child::{self, Child};
 use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
 use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::Received;
+use ouro_restart::transport::{Received, TransportError};
 use ouro_restart::{
     Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
     totals_reply,
@@ -39,10 +39,16 @@ const LATER: Duration = Duration::from_millis(1);
 /// milliseconds, and has been seen to take 1.5 s on a busy machine.
 const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
+/// How long the next process looks for connections if another one hangs that accepts from the same queues. It does not see
+/// when that one has ended.
+const WHILE_ONE_HANGS: Duration = Duration::from_secs(900);
+
 /// What the process has to do for a restart.
 pub(super) enum Todo {
     /// Bind, start workers, let them accept; then [`Link::accepting`].
     Prepare { epoch: u32, before: Before },
+    /// The process before says this beside its sockets: before the commit, and once more after it.
+    AdoptState(Vec<Blob>),
     /// Serve: admin interface, signals, everything.
     TakeOver { epoch: u32 },
     /// Accept nothing more, keep the sockets; then [`Link::accept_stopped`]. The process with this id serves.
@@ -109,6 +115,8 @@ pub(super) struct Link {
     offered: Vec<Passed>,
     /// Where this process counts.
     segment: Option<Segment>,
+    /// What the next process is told beside its sockets.
+    state: Vec<Blob>,
     /// What the process before had counted elsewhere when we came.
     carried: Vec<Blob>,
     /// What we have counted, on its way to the next process.
@@ -146,6 +154,7 @@ impl Link {
             inherited: Vec::new(),
             offered: Vec::new(),
             segment: None,
+            state: Vec::new(),
             carried: Vec::new(),
             counted: Vec::new(),
             was_asked_for_totals: false,
@@ -171,9 +180,15 @@ impl Link {
         self.offered = sockets;
     }
 
+    /// This goes to the next process beside the sockets.
+    pub(super) fn set_state(&mut self, state: Vec<Blob>) {
+        self.state = state;
+    }
+
     /// This is where this process counts.
     pub(super) fn set_segment(&mut self, segment: Segment) {
         self.identity.segment_id = segment.id();
+        self.child.set_counts_in(segment.id());
         self.segment = Some(segment);
     }
 
@@ -262,7 +277,22 @@ impl Link {
             self.somebody_died();
         }
         let of_the_dead = self.ring_of_the_dead_until.is_some_and(|until| Instant::now() < until);
-        of_the_dead || !self.strangers.is_empty() || self.child.is_without_answer()
+        let is_told = self.child.unheard_until() > self.now();
+        of_the_dead || is_told || !self.strangers.is_empty() || self.child.is_without_answer()
+    }
+
+    /// Until when that is so, as far as it can be said: the next process knows neither the dead nor those that hang.
+    fn unheard_until(&mut self) -> u64 {
+        if !self.may_be_unheard() {
+            return 0;
+        }
+        let left = match self.ring_of_the_dead_until {
+            _ if !self.strangers.is_empty() || self.child.is_without_answer() => WHILE_ONE_HANGS,
+            Some(until) => until.saturating_duration_since(Instant::now()),
+            None => Duration::ZERO,
+        };
+        let until = self.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        until.max(self.child.unheard_until())
     }
 
     /// A process has our listening sockets, and from here on nobody will hear from it.
@@ -385,6 +415,15 @@ impl Link {
                 self.fds = received.fds;
                 Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
             }
+            // The connection is still there to say so.
+            Err(error)
+                if self.parent.is_none()
+                    && !matches!(error, TransportError::Gone | TransportError::Io(_)) =>
+            {
+                Some(child::Event::Failed {
+                    why: format!("what the running process sends is of no use: {error}"),
+                })
+            }
             Err(error) => {
                 let process = self.up.take().and_then(|up| up.inner.into_peer_process());
                 self.dying = process.as_ref().and_then(|process| readiness(process.as_fd()).ok());
@@ -428,9 +467,12 @@ impl Link {
             match action {
                 child::Action::Connect => match self.connect() {
                     Ok(connection) => {
-                        self.child.set_segment(self.segment_to_share(connection.inner.peer_pid()));
+                        let pid = connection.inner.peer_pid();
                         self.up = Some(connection);
                         self.up(child::Event::Connected);
+                        // What takes time comes after Hello, for which the other side waits. Only its answer needs this.
+                        let segment_id = self.segment_to_share(pid);
+                        self.child.set_segment(segment_id);
                     }
                     Err((failure, why)) => self.up(child::Event::ConnectFailed { failure, why }),
                 },
@@ -446,8 +488,7 @@ impl Link {
                     }
                 }
                 child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
-                // No state yet, and none that would have to be understood.
-                child::Action::AdoptState { .. } => {}
+                child::Action::AdoptState { blobs, .. } => self.todo.push_back(Todo::AdoptState(blobs)),
                 child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
                 child::Action::AdoptTotals { blobs, last: true } => {
                     self.todo.push_back(Todo::TakeTotals(blobs));
@@ -485,6 +526,14 @@ impl Link {
         Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
+    /// The segment of a process that had taken over from the one before us and was killed, if that has the name of the
+    /// instance and can be read.
+    fn lost_segment(&self) -> Option<Segment> {
+        let parent = self.child.parent().filter(|_| self.child.wants_totals())?;
+        let named = Segment::peek(self.identity.base_id).ok().flatten()?;
+        parent.lost_segments.contains(&named.id()).then_some(named)
+    }
+
     fn connect(&self) -> Result<Watched<Connection>, (child::ConnectFailure, String)> {
         let connection = Connection::connect(&self.address)?;
         Watched::new(connection)
@@ -514,7 +563,7 @@ impl Link {
         let before = match self.child.parent() {
             None => Before::Nobody,
             Some(_) if self.child.parent_has_other_segment() => {
-                Before::Elsewhere(std::mem::take(&mut self.carried))
+                Before::Elsewhere { carried: std::mem::take(&mut self.carried), lost: self.lost_segment() }
             }
             Some(_) => Before::Sharing,
         };
@@ -573,6 +622,10 @@ impl Link {
                     }
                 }
                 parent::Action::StopAccepting { pid } => {
+                    let until = self.unheard_until();
+                    if let Some(parent) = &mut self.parent {
+                        parent.set_unheard_until(until);
+                    }
                     self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
                     self.serves = false;
                     self.todo.push_back(Todo::StopAccepting { pid });
@@ -629,7 +682,7 @@ impl Link {
                 let (reply, range) = listen_sockets_reply(&described, cursor);
                 (Message::from(reply), range)
             }
-            Part::State => (state_reply(&[], cursor).into(), 0..0),
+            Part::State => (state_reply(&self.state, cursor).into(), 0..0),
             Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();

@@ -2,12 +2,14 @@
 
 mod admin;
 mod counting;
+pub mod course;
 mod link;
 mod listen;
 mod notify;
 mod peers;
 mod process;
 mod running;
+mod state;
 mod successor;
 mod totals;
 mod workers;

@@ -117,7 +117,10 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
                 Err(stay) => mover.stays(session.sockets().0, &stay),
             }
             #[cfg(feature = "sim")]
-            super::probe::arrives(session);
+            {
+                super::probe::arrives(session);
+                super::probe::stays(session);
+            }
             refused_by = Some(mover.number);
             // Something may have happened meanwhile.
             continue;
@@ -142,6 +145,10 @@ async fn move_away(session: &mut impl Session, mover: &Mover, ring: &Ring) -> Re
     let moved = give(session, mover, ring).await;
     if moved.is_err() && !is_on(Mutation::ThawForgotten) {
         sockets().for_each(Socket::thaw);
+    }
+    if moved.is_ok() && is_on(Mutation::KeptAfterHandover) {
+        sockets().for_each(Socket::thaw);
+        return Err(Stay::Unanswered);
     }
     moved
 }

@@ -20,6 +20,7 @@ use ouro_shm::{Block, Membership, Stripe};
 
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::config::model::{ClusterIndex, Model, Protocol};
 use crate::proxy::{Context, Deliver, Farewell, Gate, HttpService, LogBuffer, Session, TcpService};
 use crate::ring::{Capabilities, Ring, RingStats, Run, TaskId, mailbox};
@@ -268,6 +269,20 @@ impl Running {
         self.ring.stats()
     }
 
+    /// Kills the process: nothing of its code runs any more, and the kernel closes what it had.
+    #[cfg(feature = "sim")]
+    pub fn kill(self) {
+        let Self { run, ring, shared, counted } = self;
+        run.kill();
+        drop((shared, counted, ring));
+    }
+
+    /// Its connections are cut off from here on: what their peers see is nobody's fault.
+    #[cfg(feature = "sim")]
+    pub fn give_up(&self) {
+        self.run.give_up();
+    }
+
     /// Leaves the last counts behind.
     ///
     /// # Errors
@@ -412,7 +427,9 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                     if let Some(mover) = shared.mover.borrow_mut().take() {
                         mover.give_up(&ring);
                     }
-                    shared.accepts.set(Accepts::All);
+                    if !is_on(Mutation::ResumeForgotten) {
+                        shared.accepts.set(Accepts::All);
+                    }
                     shared.queues_are_anothers.set(false);
                     ring.wake_all();
                 }

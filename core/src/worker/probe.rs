@@ -32,6 +32,12 @@ pub(super) fn arrives(session: &impl Session) {
     sim::with(|world| world.note_arrival(down));
 }
 
+/// A session has not gone.
+pub(super) fn stays(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_stay(down));
+}
+
 /// A session is about to wait.
 pub(super) fn waits(session: &impl Session) {
     let state = describe(session);

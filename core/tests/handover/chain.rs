@@ -69,9 +69,47 @@ impl Chain {
         std::mem::replace(&mut self.newest, next)
     }
 
+    /// A relay that has carried a byte each way.
+    #[track_caller]
+    pub(crate) fn pair(&self, origin: &Origin) -> (End, End) {
+        let mut client = self.client();
+        client.send("a");
+        let mut far = origin.accept();
+        far.expect("a");
+        far.send("b");
+        client.expect("b");
+        (client, far)
+    }
+
     #[track_caller]
     pub(crate) fn client(&self) -> End {
         End::new(TcpStream::connect_timeout(&self.address, DEADLINE).unwrap())
+    }
+}
+
+/// A time-out of two seconds, in the course of which processes follow each other.
+pub(crate) struct TwoSeconds(Instant);
+
+impl TwoSeconds {
+    pub(crate) fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Replaces processes until so many milliseconds have passed, once at least.
+    #[track_caller]
+    pub(crate) fn restart_for(&self, ms: u128, chain: &mut Chain) {
+        chain.restart();
+        while self.0.elapsed().as_millis() < ms {
+            chain.restart();
+        }
+        assert!(self.0.elapsed().as_millis() < 2000, "this machine is too slow for this test");
+    }
+
+    /// It has fired just now: it has not begun anew in any of the processes.
+    #[track_caller]
+    pub(crate) fn expect_over(&self) {
+        let after = self.0.elapsed().as_millis();
+        assert!((1900..2700).contains(&after), "after {after} ms");
     }
 }
 

@@ -16,17 +16,7 @@ use crate::support::stats::{expect, expect_nothing_active};
 use crate::support::{Config, Failure, QUIET, eventually};
 
 pub(crate) fn pairs(chain: &Chain, origin: &Origin, count: usize) -> Vec<(End, End)> {
-    (0..count)
-        .map(|_| {
-            let mut client = chain.client();
-            client.send("a");
-            let mut far = origin.accept();
-            far.expect("a");
-            far.send("b");
-            client.expect("b");
-            (client, far)
-        })
-        .collect()
+    (0..count).map(|_| chain.pair(origin)).collect()
 }
 
 pub(crate) fn work(pairs: &mut [(End, End)]) {
@@ -55,7 +45,7 @@ pub(crate) fn committed(chain: &Chain) -> (Peer, Connection) {
         drain_ms: 0,
         parent_shutdown_ms: 60_000,
         live: true,
-        released: Vec::new(),
+        ..DrainListeners::default()
     });
     let mut channel = None;
     let mut committed = false;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::chain::{Chain, End, Origin, once_and_often};
+use crate::chain::{Chain, End, Origin, TwoSeconds, once_and_often};
 use crate::support::pattern::{self, Checker};
 use crate::support::stats::{expect, expect_nothing_active};
 use crate::support::{Config, SilentPort, Stats};
@@ -12,19 +12,8 @@ use crate::support::{Config, SilentPort, Stats};
 fn relay(config: impl Fn(Config) -> Config) -> (Chain, Origin, End, End) {
     let origin = Origin::new();
     let chain = Chain::tcp(config(Config::to([origin.addr()])));
-    let (client, far) = pair(&chain, &origin);
+    let (client, far) = chain.pair(&origin);
     (chain, origin, client, far)
-}
-
-#[track_caller]
-fn pair(chain: &Chain, origin: &Origin) -> (End, End) {
-    let mut client = chain.client();
-    client.send("a");
-    let mut far = origin.accept();
-    far.expect("a");
-    far.send("b");
-    client.expect("b");
-    (client, far)
 }
 
 fn as_it_is(config: Config) -> Config {
@@ -61,7 +50,7 @@ fn an_idle_relay_moves() {
 fn half_closed_relays_move() {
     once_and_often(|times| {
         let (mut chain, origin, client, mut far) = relay(as_it_is);
-        let (mut other_client, other_far) = pair(&chain, &origin);
+        let (mut other_client, other_far) = chain.pair(&origin);
         client.finish();
         far.expect_eof();
         other_far.finish();
@@ -337,17 +326,13 @@ fn attempts_to_connect_go_on_where_they_were() {
     let config = Config::to(silent.iter().map(SilentPort::addr))
         .cluster("connect_timeout = \"1s\"\nconnect_attempts = 2");
     let mut chain = Chain::tcp(config);
-    let begun = Instant::now();
+    let time_out = TwoSeconds::begin();
     let mut client = chain.client();
     client.send("hello");
     // All through both attempts.
-    while begun.elapsed().as_millis() < 1700 {
-        chain.restart();
-    }
-    assert!(begun.elapsed().as_millis() < 2000, "this machine is too slow for this test");
+    time_out.restart_for(1700, &mut chain);
     client.expect_reset();
-    let after = begun.elapsed().as_millis();
-    assert!((1950..2500).contains(&after), "given up after {after} ms");
+    time_out.expect_over();
     expect_nothing_active(chain.instance.base_id());
     expect(
         chain.instance.base_id(),
@@ -363,15 +348,11 @@ fn attempts_to_connect_go_on_where_they_were() {
 #[test]
 fn the_idle_time_out_goes_on_where_it_was() {
     let (mut chain, _origin, mut client, mut far) = relay(|config| config.listener("idle_timeout = \"2s\""));
-    let begun = Instant::now();
-    for _ in 0..3 {
-        chain.restart();
-    }
-    assert!(begun.elapsed().as_millis() < 2000, "this machine is too slow for this test");
+    let time_out = TwoSeconds::begin();
+    time_out.restart_for(1000, &mut chain);
     client.expect_gone();
     far.expect_gone();
-    let after = begun.elapsed().as_millis();
-    assert!((1900..2900).contains(&after), "closed after {after} ms");
+    time_out.expect_over();
     expect(chain.instance.base_id(), &[("tcp.web.idle_timeout", 1)]);
 }
 
@@ -380,7 +361,7 @@ fn totals_and_gauges_are_right_while_connections_move() {
     const COUNT: u64 = 40;
     let origin = Origin::new();
     let mut chain = Chain::tcp(Config::to([origin.addr()]));
-    let pairs: Vec<_> = (0..COUNT).map(|_| pair(&chain, &origin)).collect();
+    let pairs: Vec<_> = (0..COUNT).map(|_| chain.pair(&origin)).collect();
     let check = |chain: &Chain| {
         let stats = Stats::of(chain.instance.base_id());
         for name in [
@@ -429,7 +410,7 @@ fn totals_and_gauges_are_right_while_connections_move() {
 fn half_closed_and_full_relays_move() {
     once_and_often(|times| {
         let (mut chain, origin, mut client, mut far) = relay(as_it_is);
-        let (mut other_client, mut other_far) = pair(&chain, &origin);
+        let (mut other_client, mut other_far) = chain.pair(&origin);
         client.finish();
         far.expect_eof();
         other_far.finish();

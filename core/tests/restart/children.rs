@@ -5,51 +5,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use ouro_restart::message::{Abort, Message, TerminateParent};
 
 use crate::fake::{Peer, Step, hello};
-use crate::instance::{Instance, Process};
-use crate::load::{Echo, HttpClient, Load, Seen};
-use crate::support::{Config, TempDir, free_address};
-
-/// A process that serves under load, which has to survive what a test does to it.
-struct Scene {
-    instance: Instance,
-    // Dropped before the processes, whose end is nobody's failure then.
-    load: Load,
-    parent: Process,
-    _origin: Echo,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let origin = Echo::http();
-        let web = free_address();
-        let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
-        let instance = Instance::new(&config);
-        let parent = instance.start("0");
-        let load = Load::new().keep_alive(1, web).short(1, web);
-        load.flow(10);
-        Self { instance, parent, load, _origin: origin }
-    }
-
-    /// The parent serves as if nothing had been, and the next restart succeeds.
-    fn end_well(self) {
-        let Self { instance, parent, load, .. } = self;
-        load.flow(50);
-        assert_eq!(instance.live(), [parent.pid()]);
-        let next = instance.start("1");
-        load.flow(50);
-        parent.expect_exit(0, "has been replaced");
-        load.end_well();
-        instance.expect_only(next.pid());
-        next.stop();
-    }
-}
+use crate::load::{HttpClient, Seen};
+use crate::site::{Loaded, Site};
+use crate::support::TempDir;
 
 #[test]
 fn a_child_may_die_at_every_step_before_the_commit() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     for step in Step::BEFORE_COMMIT {
-        let mut child = Peer::child(&scene.instance);
-        child.go_to(&scene.instance, step);
+        let mut child = Peer::child(&scene.site.instance);
+        child.go_to(&scene.site.instance, step);
         scene.load.flow(10);
         drop(child);
         scene.load.flow(10);
@@ -60,10 +25,10 @@ fn a_child_may_die_at_every_step_before_the_commit() {
 
 #[test]
 fn a_child_may_die_after_the_commit() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     for (n, step) in Step::AFTER_COMMIT.into_iter().enumerate() {
-        let mut child = Peer::child(&scene.instance);
-        child.go_to(&scene.instance, step);
+        let mut child = Peer::child(&scene.site.instance);
+        child.go_to(&scene.site.instance, step);
         drop(child);
         scene.parent.wait_log_times("this process serves again", n + 1);
         scene.load.flow(10);
@@ -73,10 +38,10 @@ fn a_child_may_die_after_the_commit() {
 
 #[test]
 fn a_child_may_say_at_every_step_that_it_fails() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     for step in Step::BEFORE_COMMIT.into_iter().chain(Step::AFTER_COMMIT) {
-        let mut child = Peer::child(&scene.instance);
-        child.go_to(&scene.instance, step);
+        let mut child = Peer::child(&scene.site.instance);
+        child.go_to(&scene.site.instance, step);
         child.send(0, Abort::new(format!("the moon is full after {step:?}")));
         child.expect_gone();
         if step != Step::Connected {
@@ -89,7 +54,7 @@ fn a_child_may_say_at_every_step_that_it_fails() {
 
 #[test]
 fn nonsense_at_every_step_does_no_harm() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     let mut long = b"OUR\x01\x05\0\0\0\x01\0\0\0\xff\xff\x01\0".to_vec();
     long.resize(70_000, 7);
     let cases: [(&str, &[u8]); 5] = [
@@ -101,8 +66,8 @@ fn nonsense_at_every_step_does_no_harm() {
     ];
     for step in Step::BEFORE_COMMIT.into_iter().chain(Step::AFTER_COMMIT) {
         for (what, bytes) in cases {
-            let mut child = Peer::child(&scene.instance);
-            child.go_to(&scene.instance, step);
+            let mut child = Peer::child(&scene.site.instance);
+            child.go_to(&scene.site.instance, step);
             child.send_raw(bytes);
             child.expect_gone();
             assert!(scene.parent.is_running(), "{what} after {step:?}");
@@ -114,12 +79,12 @@ fn nonsense_at_every_step_does_no_harm() {
 
 #[test]
 fn descriptors_and_unknown_messages_do_no_harm() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     scene.load.flow(50);
     let (before, _) = scene.parent.size();
     for step in Step::BEFORE_COMMIT.into_iter().chain(Step::AFTER_COMMIT) {
-        let mut child = Peer::child(&scene.instance);
-        child.go_to(&scene.instance, step);
+        let mut child = Peer::child(&scene.site.instance);
+        child.go_to(&scene.site.instance, step);
         // A kind that a later version may have is answered, and the restart goes on.
         child.send_raw(b"OUR\x01\xfe\xff\0\0\x07\0\0\0\0\0\0\0");
         child.expect("NotUnderstood");
@@ -145,9 +110,9 @@ fn descriptors_and_unknown_messages_do_no_harm() {
 
 #[test]
 fn a_child_that_floods_is_dropped() {
-    let scene = Scene::new();
-    let mut child = Peer::child(&scene.instance);
-    child.go_to(&scene.instance, Step::Hello);
+    let scene = Loaded::new();
+    let mut child = Peer::child(&scene.site.instance);
+    child.go_to(&scene.site.instance, Step::Hello);
     let (_, before_kib) = scene.parent.size();
     let frame = b"OUR\x01\xfe\xff\0\0\x07\0\0\0\0\0\0\0";
     let fd = child.connection.as_fd().as_raw_fd();
@@ -168,10 +133,10 @@ fn a_child_that_floods_is_dropped() {
 
 #[test]
 fn a_child_that_does_not_fit_is_told_why() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     let refused = |change: &dyn Fn(&mut ouro_restart::message::Hello)| {
-        let mut child = Peer::child(&scene.instance);
-        let mut hello = hello(&scene.instance);
+        let mut child = Peer::child(&scene.site.instance);
+        let mut hello = hello(&scene.site.instance);
         change(&mut hello);
         child.request(hello);
         let Some(Message::Error(error)) = child.expect_gone() else { panic!("no error") };
@@ -184,12 +149,30 @@ fn a_child_that_does_not_fit_is_told_why() {
     scene.end_well();
 }
 
+/// Of the same protocol, with everything else that a later version may bring.
+#[test]
+fn a_child_of_a_later_version_takes_over() {
+    let scene = Loaded::new();
+    let mut child = Peer::child(&scene.site.instance);
+    child.request(ouro_restart::message::Hello {
+        program_version: "9.0.0".into(),
+        protocol_max: 9,
+        layout_version: 999,
+        hot_restart_version: "9.999".into(),
+        capabilities: vec!["telepathy".into()],
+        ..hello(&scene.site.instance)
+    });
+    let Message::HelloReply(reply) = child.expect("HelloReply").frame.message else { unreachable!() };
+    assert_eq!((reply.protocol, reply.child_epoch), (1, 1));
+    child.go_on_to(Step::LastState);
+    drop(child);
+    scene.parent.wait_log("this process serves again");
+    scene.end_well();
+}
+
 #[test]
 fn what_waits_in_the_queue_is_the_childs_when_the_parent_ends() {
-    let origin = Echo::http();
-    let web = free_address();
-    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
-    let instance = Instance::new(&config);
+    let Site { instance, web, origin: _origin } = Site::new();
     let parent = instance.start("0");
     let mut child = Peer::child(&instance);
     let sockets = child.go_to(&instance, Step::Committed);
@@ -214,22 +197,23 @@ fn what_waits_in_the_queue_is_the_childs_when_the_parent_ends() {
 
 #[test]
 fn another_process_of_the_same_base_id_is_seen() {
-    let scene = Scene::new();
-    let second = scene.instance.spawn("0", "");
+    let scene = Loaded::new();
+    let second = scene.site.instance.spawn("0", "");
     second.expect_exit(1, "another process with this base id is running");
     scene.end_well();
 }
 
 #[test]
 fn a_restart_socket_is_no_place_for_files() {
-    let scene = Scene::new();
+    let scene = Loaded::new();
     // Another socket path, the same base id: an instance that nobody will find from the first.
     let dir = TempDir::new();
-    std::fs::write(dir.path().join(format!("x-{}.sock", scene.instance.base_id().0)), "precious").unwrap();
+    std::fs::write(dir.path().join(format!("x-{}.sock", scene.site.instance.base_id().0)), "precious")
+        .unwrap();
     let path = dir.path().join("x");
-    let second = scene.instance.spawn("0", &format!("--socket-path {}", path.display()));
+    let second = scene.site.instance.spawn("0", &format!("--socket-path {}", path.display()));
     second.expect_exit(1, "there is a file that is no socket");
-    let kept = dir.path().join(format!("x-{}.sock", scene.instance.base_id().0));
+    let kept = dir.path().join(format!("x-{}.sock", scene.site.instance.base_id().0));
     assert_eq!(std::fs::read(kept).unwrap(), b"precious");
     scene.end_well();
 }

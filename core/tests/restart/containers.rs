@@ -3,10 +3,10 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::instance::{Instance, Process, READY};
-use crate::load::Echo;
+use crate::instance::{Process, READY};
+use crate::site::Site;
 use crate::support::stats::expect;
-use crate::support::{Client, Config, eventually, free_address};
+use crate::support::{Client, eventually, free_address};
 
 /// Starts a process in a namespace of its own, or says that it cannot be done.
 macro_rules! apart_or_skip {
@@ -19,12 +19,6 @@ macro_rules! apart_or_skip {
             }
         }
     };
-}
-
-fn instance(origin: &Echo) -> (Instance, std::net::SocketAddr) {
-    let web = free_address();
-    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\""));
-    (Instance::new(&config.http()), web)
 }
 
 /// The process behind the program that waits for it outside of its namespace.
@@ -42,14 +36,14 @@ fn inner(outer: &Process) -> Pid {
 
 #[test]
 fn the_first_process_of_a_container_obeys_term_and_refuses_to_restart() {
-    let origin = Echo::http();
-    let (instance, web) = instance(&origin);
+    let site = Site::new();
+    let Site { instance, .. } = &site;
     let process = apart_or_skip!(instance, "0");
     process.wait_log("ready pid=1 ");
     let pid = inner(&process);
     kill(pid, Signal::SIGHUP).unwrap();
     process.wait_log("this is process 1 of its container");
-    assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    site.ask(1);
     kill(pid, Signal::SIGTERM).unwrap();
     process.expect_exit(0, "stopped");
     assert!(instance.sockets().is_empty());
@@ -58,16 +52,14 @@ fn the_first_process_of_a_container_obeys_term_and_refuses_to_restart() {
 /// Each would take the other for dead if they shared a segment.
 #[test]
 fn processes_that_cannot_see_each_other_count_right() {
-    let origin = Echo::http();
-    let (instance, web) = instance(&origin);
-    let ask = || assert_eq!(Client::connect(web).get("/x").text(), "/x");
+    let site = Site::new();
+    let Site { instance, .. } = &site;
     let parent = instance.start("0");
-    ask();
-    let mut idle = Client::connect(web);
-    idle.get("/x");
+    site.ask(1);
+    let mut idle = site.idle();
     let child = apart_or_skip!(instance, "auto");
     child.wait_log(READY);
-    ask();
+    site.ask(1);
     idle.get("/last");
     idle.expect_eof();
     drop(idle);
@@ -87,28 +79,79 @@ fn processes_that_cannot_see_each_other_count_right() {
     let next = apart_or_skip!(instance, "auto");
     next.wait_log(READY);
     child.expect_exit(0, "has been replaced");
-    ask();
+    site.ask(1);
     let last = instance.start("auto");
     next.expect_exit(0, "has been replaced");
-    ask();
+    site.ask(1);
     counted(6);
     last.stop();
 }
 
+/// They would count in each other's cells if they shared a segment.
+#[test]
+fn a_second_instance_with_the_same_base_id_is_refused_though_it_cannot_see_the_first() {
+    let site = Site::new();
+    let Site { instance, .. } = &site;
+    let elsewhere = format!("--socket-path {}", instance.path("elsewhere").display());
+    let first = instance.start("0");
+    site.ask(1);
+    let Some(second) = instance.spawn_apart("0", &elsewhere) else {
+        println!("skipped: no pid namespaces for this user");
+        return;
+    };
+    second.expect_exit(1, "a process that cannot be seen from here");
+    site.ask(1);
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 2)]);
+    first.kill();
+    let second = apart_or_skip!(instance, "0");
+    second.wait_log(READY);
+    instance.spawn("auto", &elsewhere).expect_exit(1, "a process that cannot be seen from here");
+    site.ask(1);
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 3)]);
+}
+
+#[test]
+fn a_process_with_a_dev_shm_of_its_own_goes_on_counting() {
+    let (site, admin) = (Site::new(), free_address());
+    let Site { instance, .. } = &site;
+    site.configure(&format!("[admin]\naddress = \"{admin}\"\n"));
+    let parent = instance.start("0");
+    site.ask(1);
+    let mut idle = site.idle();
+    let Some(child) = instance.spawn_with_own_shm("size=64m", "auto", "") else {
+        println!("skipped: no mount namespaces for this user");
+        return;
+    };
+    child.wait_log(READY);
+    site.ask(1);
+    idle.get("/last");
+    idle.expect_eof();
+    drop(idle);
+    parent.expect_exit(0, "has been replaced");
+    eventually("all is counted", || {
+        let mut client = Client::connect(admin);
+        client.send("GET /stats?filter=http.web.downstream_rq_total HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.response().text().trim() == "http.web.downstream_rq_total: 4"
+    });
+    // And back, where there still is the segment of the first.
+    let next = instance.start("auto");
+    child.expect_exit(0, "has been replaced");
+    site.ask(1);
+    expect(instance.base_id(), &[("http.web.downstream_rq_total", 5)]);
+    next.stop();
+}
+
 #[test]
 fn a_process_in_another_container_may_be_killed() {
-    let origin = Echo::http();
-    let (instance, web) = instance(&origin);
+    let site = Site::new();
+    let Site { instance, .. } = &site;
     let parent = instance.start("0");
-    let mut idle = Client::connect(web);
-    idle.get("/x");
+    let mut idle = site.idle();
     let child = apart_or_skip!(instance, "auto");
     child.wait_log(READY);
     child.kill();
     parent.wait_log("this process serves again");
-    for _ in 0..5 {
-        assert_eq!(Client::connect(web).get("/x").text(), "/x");
-    }
+    site.expect_served();
     assert_eq!(idle.get("/again").text(), "/again");
     drop(idle);
     let next = apart_or_skip!(instance, "auto");

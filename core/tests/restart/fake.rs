@@ -50,11 +50,17 @@ impl Peer {
     /// Goes through the steps up to this one; what was handed over.
     #[track_caller]
     pub(crate) fn go_to(&mut self, instance: &Instance, step: Step) -> Vec<(ListenSocket, Received)> {
-        let mut sockets = Vec::new();
         if step >= Step::Hello {
             self.request(hello(instance));
             self.expect("HelloReply");
         }
+        self.go_on_to(step)
+    }
+
+    /// The same behind Hello.
+    #[track_caller]
+    pub(crate) fn go_on_to(&mut self, step: Step) -> Vec<(ListenSocket, Received)> {
+        let mut sockets = Vec::new();
         if step >= Step::ListenSockets {
             let mut cursor = 0;
             loop {
@@ -81,8 +87,7 @@ impl Peer {
             self.request(DrainListeners {
                 drain_ms: 0,
                 parent_shutdown_ms: 60_000,
-                live: false,
-                released: Vec::new(),
+                ..DrainListeners::default()
             });
             self.expect("DrainListenersReply");
         }
@@ -202,6 +207,7 @@ impl FakeParent {
             busy: false,
             elder: false,
             segment_id: 0,
+            lost_segments: Vec::new(),
         }
     }
 

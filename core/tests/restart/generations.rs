@@ -1,16 +1,9 @@
 //! Restarts that do not wait for each other.
 
-use std::net::SocketAddr;
-
 use crate::instance::{Instance, Process, READY};
-use crate::load::{Echo, Load};
-use crate::support::{Client, Config, eventually, free_address};
-
-fn instance(origin: &Echo) -> (Instance, SocketAddr) {
-    let web = free_address();
-    let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
-    (Instance::new(&config), web)
-}
+use crate::load::Load;
+use crate::site::Site;
+use crate::support::eventually;
 
 /// Waits until each of them serves, has served or has ended, and one is left.
 fn settle(instance: &Instance, processes: &[Process]) -> usize {
@@ -33,14 +26,14 @@ fn settle(instance: &Instance, processes: &[Process]) -> usize {
 #[test]
 fn many_at_once_take_turns() {
     for epochs in [["1", "2", "3", "4"], ["auto"; 4], ["1", "1", "1", "1"], ["4", "3", "2", "1"]] {
-        let origin = Echo::http();
-        let (instance, web) = instance(&origin);
+        let site = Site::new();
+        let Site { instance, web, .. } = &site;
         let first = instance.start("0");
-        let load = Load::new().keep_alive(1, web).short(1, web);
+        let load = Load::new().keep_alive(1, *web).short(1, *web);
         load.flow(10);
         let mut processes: Vec<_> = epochs.iter().map(|epoch| instance.spawn(epoch, "")).collect();
         processes.insert(0, first);
-        let last = settle(&instance, &processes);
+        let last = settle(instance, &processes);
         assert!(last > 0, "none of {epochs:?} has taken over");
         load.flow(20);
         load.end_well();
@@ -51,16 +44,14 @@ fn many_at_once_take_turns() {
 
 #[test]
 fn old_generations_drain_side_by_side() {
-    let origin = Echo::http();
-    let (instance, web) = instance(&origin);
+    let site = Site::new();
+    let Site { instance, web, .. } = &site;
     let mut generations = Vec::new();
     for epoch in 0..6_u32 {
         let process = instance.start(&epoch.to_string());
-        let mut idle = Client::connect(web);
-        assert_eq!(idle.get("/first").text(), "/first");
-        generations.push((process, Some(idle)));
+        generations.push((process, Some(site.idle())));
     }
-    let load = Load::new().short(1, web);
+    let load = Load::new().short(1, *web);
     assert_eq!(instance.live().len(), 6);
     // In no particular order.
     for n in [3, 0, 4, 1, 2] {
@@ -80,18 +71,17 @@ fn old_generations_drain_side_by_side() {
 #[test]
 fn an_instance_starts_anew_beside_an_old_process_that_drains() {
     for epoch in ["0", "auto"] {
-        let origin = Echo::http();
-        let (instance, web) = instance(&origin);
+        let site = Site::new();
+        let Site { instance, .. } = &site;
         let oldest = instance.start("0");
-        let mut idle = Client::connect(web);
-        assert_eq!(idle.get("/first").text(), "/first");
+        let mut idle = site.idle();
         let middle = instance.start("1");
         let newest = instance.start("2");
         middle.expect_exit(0, "has been replaced");
         oldest.wait_log("itself replaced, has ended");
         newest.kill();
         let anew = instance.start(epoch);
-        assert_eq!(Client::connect(web).get("/x").text(), "/x");
+        site.ask(1);
         assert_eq!(idle.get("/last").text(), "/last");
         drop(idle);
         oldest.expect_exit(0, "has been replaced");

@@ -109,15 +109,26 @@ impl Instance {
     /// allowed. Its id is that of the program that waits for it outside.
     #[track_caller]
     pub(crate) fn spawn_apart(&self, epoch: &str, options: &str) -> Option<Process> {
-        let apart = ["--pid", "--fork", "--kill-child", "--mount-proc"];
-        let mut command = Command::new("unshare");
-        if !command.args(apart).arg("true").status().is_ok_and(|status| status.success()) {
-            return None;
-        }
+        let apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        works(&apart).then(|| self.spawn_by(&apart, epoch, options))
+    }
+
+    /// Starts a process that sees another `/dev/shm` than everybody else, mounted with these options; `None` where that is
+    /// not allowed.
+    #[track_caller]
+    pub(crate) fn spawn_with_own_shm(&self, mount: &str, epoch: &str, options: &str) -> Option<Process> {
+        let script = format!("mount -t tmpfs -o {mount} none /dev/shm && exec \"$@\"");
+        let apart = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+        works(&apart).then(|| self.spawn_by(&apart, epoch, options))
+    }
+
+    /// Starts a process through a program that runs what its last arguments say.
+    #[track_caller]
+    pub(crate) fn spawn_by(&self, program: &[&str], epoch: &str, options: &str) -> Process {
         let own = self.command(epoch, options);
-        let mut command = Command::new("unshare");
-        command.args(apart).arg(own.get_program()).args(own.get_args());
-        Some(Process::spawn(command))
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(own.get_program()).args(own.get_args());
+        Process::spawn(command)
     }
 
     fn command(&self, epoch: &str, options: &str) -> Command {
@@ -213,15 +224,26 @@ impl Process {
         self.wait_log_times(text, 1);
     }
 
+    /// Waits so long for a line with this text.
+    #[track_caller]
+    pub(crate) fn wait_log_for(&self, text: &str, patience: Duration) {
+        self.wait_lines(text, 1, patience);
+    }
+
     /// Waits until so many lines have this text.
     #[track_caller]
     pub(crate) fn wait_log_times(&self, text: &str, times: usize) {
+        self.wait_lines(text, times, PATIENCE);
+    }
+
+    #[track_caller]
+    fn wait_lines(&self, text: &str, times: usize, patience: Duration) {
         let missing = |(lines, ended): &mut (Vec<String>, bool)| !*ended && !has(lines, text, times);
         let lines = lock(&self.log.lines);
         let (lines, _) = self
             .log
             .changed
-            .wait_timeout_while(lines, PATIENCE, missing)
+            .wait_timeout_while(lines, patience, missing)
             .unwrap_or_else(PoisonError::into_inner);
         assert!(
             has(&lines.0, text, times),
@@ -297,6 +319,12 @@ impl Process {
         self.signal(Signal::SIGTERM);
         self.expect_exit(0, "stopped");
     }
+}
+
+/// Whether a program may do what it is to do for another one.
+fn works(program: &[&str]) -> bool {
+    let status = Command::new(program[0]).args(&program[1..]).arg("true").stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// Open descriptors, and resident memory in KiB, of a process.

@@ -7,13 +7,16 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::wire::{Socket, Wire};
 use crate::support::{DEADLINE, eventually, lock, pattern};
 
 /// Failures that are written down at most; more of them tell nothing new.
 const FAILURES_MAX: usize = 50;
+
+/// Clients that share a rate, at most this many: each waits for its turn, and a turn takes a connection and a request.
+const PACED_CLIENTS: usize = 64;
 
 /// Bytes of the bodies that are sent up and down.
 const BODY_BYTES: usize = 200_000;
@@ -27,6 +30,8 @@ pub(crate) struct Seen {
     pub(crate) connections: AtomicU64,
     /// Round trips on TCP connections.
     pub(crate) echoes: AtomicU64,
+    /// Connections that were made one after the other at a rate, of those above.
+    paced: AtomicU64,
     failures: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
@@ -73,13 +78,30 @@ impl Load {
 
     /// Clients that send one request per connection.
     pub(crate) fn short(self, clients: usize, address: SocketAddr) -> Self {
-        self.run("short", clients, move |seen| {
-            let mut client = HttpClient::connect(address, seen)?;
-            if !client.get("Connection: close\r\n", seen)? {
-                return Err("no Connection: close although it was asked for".into());
-            }
-            client.expect_eof()
+        self.run("short", clients, move |seen| short(address, seen))
+    }
+
+    /// So many connections a second, with one request each. Where the machine cannot do that they come as fast as it can,
+    /// without catching up later; [`Load::rate`] says how many there were.
+    pub(crate) fn rate_of(self, per_second: u32, address: SocketAddr) -> Self {
+        let (period, begun) = (Duration::from_secs(1) / per_second, self.started);
+        // When the next one is due, in microseconds since the beginning.
+        let due = AtomicU64::new(0);
+        self.run("paced", PACED_CLIENTS, move |seen| {
+            let now = u64::try_from(begun.elapsed().as_micros()).unwrap();
+            let step = u64::try_from(period.as_micros()).unwrap();
+            let later = |at: u64| Some(at.max(now.saturating_sub(step)) + step);
+            let at = due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later).unwrap();
+            std::thread::sleep(Duration::from_micros(at.saturating_sub(now)));
+            seen.paced.fetch_add(1, Ordering::SeqCst);
+            short(address, seen)
         })
+    }
+
+    /// How many connections a second there were of those that come at a rate.
+    pub(crate) fn rate(&self) -> u64 {
+        let paced = u128::from(self.seen.paced.load(Ordering::SeqCst));
+        u64::try_from(paced * 1000 / self.started.elapsed().as_millis().max(1)).unwrap()
     }
 
     /// Clients that send long bodies and get them back.
@@ -133,7 +155,7 @@ impl Load {
                         }
                         // A client that fails at once must not spin.
                         drop(failures);
-                        std::thread::park_timeout(std::time::Duration::from_millis(5));
+                        std::thread::park_timeout(Duration::from_millis(5));
                     }
                 }
             }));
@@ -178,6 +200,15 @@ impl Drop for Load {
             eprintln!("--- failures of clients\n{}\n---", failures.join("\n"));
         }
     }
+}
+
+/// One request on a connection of its own.
+fn short(address: SocketAddr, seen: &Seen) -> Result<(), String> {
+    let mut client = HttpClient::connect(address, seen)?;
+    if !client.get("Connection: close\r\n", seen)? {
+        return Err("no Connection: close although it was asked for".into());
+    }
+    client.expect_eof()
 }
 
 /// A connection of an HTTP client.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::fake::{Peer, Step};
 use crate::instance::{Instance, Process};
-use crate::support::{Config, RefusingPort, eventually};
+use crate::support::{Client, Config, RefusingPort, eventually, free_address};
 
 struct Scene {
     instance: Instance,
@@ -52,6 +52,42 @@ impl Scene {
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.success(), text)
     }
+}
+
+/// A machine that was taken out of a load balancer for a restart must not come back by the restart.
+#[test]
+fn what_an_operator_has_changed_stays_as_it_is() {
+    let (origin, admin) = (RefusingPort::new(), free_address());
+    let config = Config::to([origin.addr()]).listener("address = \"127.0.0.1:0\"");
+    let instance = Instance::new(&config.extra(&format!("[admin]\naddress = \"{admin}\"\n")).http());
+    let ask = |method: &str, path: &str| {
+        let mut client = Client::connect(admin);
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+        client.response()
+    };
+    let restart = |process: &mut Process| {
+        let next = instance.start("auto");
+        process.expect_exit(0, "has been replaced");
+        *process = next;
+    };
+    let mut process = instance.start("0");
+    restart(&mut process);
+    assert_eq!(ask("GET", "/ready").status(), 200);
+    assert_eq!(ask("POST", "/healthcheck/fail").status(), 200);
+    assert_eq!(ask("POST", "/logging?level=debug").status(), 200);
+    for _ in 0..2 {
+        restart(&mut process);
+        assert_eq!(ask("GET", "/ready").status(), 503);
+        assert!(ask("GET", "/logging").text().contains("debug"));
+    }
+    assert_eq!(ask("POST", "/healthcheck/ok").status(), 200);
+    restart(&mut process);
+    assert_eq!(ask("GET", "/ready").status(), 200);
+    // Another level on the command line is the later word.
+    let next = instance.spawn("auto", "-l warning");
+    process.expect_exit(0, "has been replaced");
+    eventually("it answers", || ask("GET", "/logging").text().contains("warning"));
+    drop(next);
 }
 
 #[test]

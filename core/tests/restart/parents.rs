@@ -55,23 +55,27 @@ impl Scene {
         match step {
             "Hello" => peer.send(id, FakeParent::reply(&self.instance)),
             "ListenSockets" => {
-                let web = self.web.to_string();
-                let described = ListenSocket {
-                    purpose: "listener".into(),
-                    protocol: "tcp".into(),
-                    socket_type: "stream".into(),
-                    address: web.clone(),
-                    bound_address: web,
-                    worker: 0,
-                    name: "web".into(),
-                };
                 let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
-                let reply = ListenSocketsReply { sockets: vec![described, restart], more: false, next: 2 };
+                let reply =
+                    ListenSocketsReply { sockets: vec![self.described(), restart], more: false, next: 2 };
                 let fds = [self.listener.as_fd(), parent.listener().as_fd()];
                 peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
             }
             "State" => peer.send(id, StateReply::default()),
-            _ => peer.send(id, DrainListenersReply { connections: 0 }),
+            _ => peer.send(id, DrainListenersReply::default()),
+        }
+    }
+
+    /// The listening socket as a parent describes it.
+    fn described(&self) -> ListenSocket {
+        ListenSocket {
+            purpose: "listener".into(),
+            protocol: "tcp".into(),
+            socket_type: "stream".into(),
+            address: self.web.to_string(),
+            bound_address: self.web.to_string(),
+            worker: 0,
+            name: "web".into(),
         }
     }
 
@@ -161,6 +165,41 @@ fn a_parent_that_does_not_fit_is_named() {
     }
 }
 
+/// Of the same protocol, with everything else that a later version may bring.
+#[test]
+fn a_parent_of_a_later_version_is_taken_over() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "");
+    let mut peer = parent.accept();
+    let id = peer.expect("Hello").frame.request_id;
+    peer.send(
+        id,
+        HelloReply {
+            program_version: "9.0.0".into(),
+            protocol_max: 9,
+            hot_restart_version: "9.999".into(),
+            capabilities: vec!["telepathy".into()],
+            ..FakeParent::reply(&scene.instance)
+        },
+    );
+    scene.answer(&parent, &mut peer, "ListenSockets");
+    // A kind of message that this version does not know is answered, and changes nothing.
+    peer.send_raw(b"OUR\x01\xfe\xff\0\0\x07\0\0\0\0\0\0\0");
+    scene.answer(&parent, &mut peer, "State");
+    peer.expect("NotUnderstood");
+    for step in ["DrainListeners", "State"] {
+        scene.answer(&parent, &mut peer, step);
+    }
+    child.wait_log(READY);
+    let scene = scene.without_listener();
+    drop((parent, peer));
+    scene.expect_served();
+    let next = scene.instance.start("auto");
+    child.expect_exit(0, "has been replaced");
+    next.stop();
+}
+
 #[test]
 fn a_refusal_is_repeated_in_its_own_words() {
     let scene = Scene::new();
@@ -185,6 +224,51 @@ fn sockets_that_do_not_come_are_missed() {
     let sockets = vec![ListenSocket::default(); 3];
     peer.send(id, ListenSocketsReply { sockets, more: false, next: 3 });
     child.expect_exit(1, "3 listening sockets were announced, but 0 descriptors came");
+}
+
+/// Two sockets of different kinds with one address, the wrong one first.
+#[test]
+fn a_socket_is_known_by_its_kind_and_not_by_its_address_alone() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "");
+    let mut peer = parent.accept();
+    scene.answer(&parent, &mut peer, "Hello");
+    let datagrams = std::net::UdpSocket::bind(scene.web).unwrap();
+    let udp = ListenSocket { protocol: "udp".into(), socket_type: "datagram".into(), ..scene.described() };
+    let other_purpose = ListenSocket { purpose: "weather".into(), ..scene.described() };
+    let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
+    let sockets = vec![udp, other_purpose, scene.described(), restart];
+    let fds = [datagrams.as_fd(), datagrams.as_fd(), scene.listener.as_fd(), parent.listener().as_fd()];
+    let id = peer.expect("ListenSockets").frame.request_id;
+    let reply = ListenSocketsReply { sockets, more: false, next: 4 };
+    peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
+    for step in ["State", "DrainListeners", "State"] {
+        scene.answer(&parent, &mut peer, step);
+    }
+    child.wait_log(READY);
+    let scene = scene.without_listener();
+    drop((parent, peer));
+    scene.expect_served();
+    child.stop();
+}
+
+#[test]
+fn a_socket_that_is_not_what_it_is_said_to_be_ends_the_attempt() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "");
+    let mut peer = parent.accept();
+    scene.answer(&parent, &mut peer, "Hello");
+    let datagrams = std::net::UdpSocket::bind(scene.web).unwrap();
+    let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
+    let id = peer.expect("ListenSockets").frame.request_id;
+    let reply = ListenSocketsReply { sockets: vec![scene.described(), restart], more: false, next: 2 };
+    peer.connection.send(&Frame::new(id, reply), &[datagrams.as_fd(), parent.listener().as_fd()]).unwrap();
+    scene.answer(&parent, &mut peer, "State");
+    child.expect_exit(1, &format!("cannot listen on {}", scene.web));
+    let Some(Message::Abort(abort)) = peer.expect_gone() else { panic!("the parent is not told") };
+    assert!(abort.reason.contains("cannot listen on"), "{}", abort.reason);
 }
 
 #[test]
@@ -262,6 +346,13 @@ fn a_parent_that_hangs_does_not_hold_a_child_for_ever() {
                     child.wait_log(text);
                     child.wait_log(READY);
                     scene.expect_served();
+                    // And can be replaced.
+                    let scene = scene.without_listener();
+                    drop((parent, peer));
+                    let next = scene.instance.start("auto");
+                    child.expect_exit(0, "has been replaced");
+                    scene.expect_served();
+                    next.stop();
                 }
             });
         }

@@ -1,27 +1,30 @@
 //! Restart after restart under load: no failure, and every counter equals what clients and origin have counted.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::instance::{Instance, Process};
 use crate::load::{Echo, Load};
-use crate::support::stats::{expect, expect_nothing_active};
+use crate::support::stats::{Stats, expect, expect_nothing_active};
 use crate::support::{Config, free_address};
+use crate::wrk::Wrk;
 
-/// An HTTP listener `web` and a TCP listener `raw` on known ports.
-fn two_listeners(http: &Echo, tcp: &Echo) -> (String, SocketAddr, SocketAddr) {
-    let (web, raw) = (free_address(), free_address());
+/// An HTTP listener `web` and a listener `extra` of another protocol or the same, on known ports and with clusters of
+/// their own.
+fn two_listeners(http: &Echo, extra: &Echo, protocol: &str) -> (String, SocketAddr, SocketAddr) {
+    let (web, at) = (free_address(), free_address());
+    let route = if protocol == "http" { "[[listeners.routes]]\n" } else { "" };
     let text = Config::to([http.addr()])
         .listener(&format!("address = \"{web}\""))
         .extra(&format!(
-            "[[listeners]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\ncluster = \"relay\"\n\
-             [[clusters]]\nname = \"relay\"\nendpoints = [\"{}\"]\n",
-            tcp.addr()
+            "[[listeners]]\nname = \"extra\"\naddress = \"{at}\"\nprotocol = \"{protocol}\"\n\
+             {route}cluster = \"extra\"\n[[clusters]]\nname = \"extra\"\nendpoints = [\"{}\"]\n",
+            extra.addr()
         ))
         .http();
-    (text, web, raw)
+    (text, web, at)
 }
 
 /// Lets `count` processes follow each other, each `pause` after the one before; the last.
@@ -51,25 +54,62 @@ fn so_many(restarts: u32, least: u32) -> u32 {
     (restarts * percent / 100).max(least)
 }
 
-fn many_restarts(handover: &str, clients: usize, fast: u32, slow: u32, pause: Duration) {
-    let (http, tcp) = (Echo::http(), Echo::tcp());
-    let (config, web, raw) = two_listeners(&http, &tcp);
-    let instance = Instance::new(&config).options(&format!("{OPTIONS} {handover}"));
+/// How many processes follow each other under how much load.
+struct Plan {
+    handover: &'static str,
+    /// Clients that send request after request on connections that are kept alive.
+    clients: usize,
+    /// Connections of one request, a second; as many as a few clients can where it is `None`.
+    short_per_s: Option<u32>,
+    /// Restarts 100 ms apart.
+    fast: u32,
+    /// Restarts `pause` apart, after that.
+    slow: u32,
+    pause: Duration,
+    /// With `wrk` as well.
+    wrk: bool,
+}
+
+/// The plan of the issue.
+fn in_full(handover: &'static str) -> Plan {
+    Plan {
+        handover,
+        clients: 100,
+        short_per_s: Some(2_000),
+        fast: so_many(200, 4),
+        slow: so_many(20, 2),
+        pause: Duration::from_secs(2),
+        wrk: true,
+    }
+}
+
+fn many_restarts(plan: &Plan) {
+    let (http, other) = (Echo::http(), Echo::http());
+    let (config, web, for_wrk) = two_listeners(&http, &other, "http");
+    let instance = Instance::new(&config).options(&format!("{OPTIONS} {}", plan.handover));
     let first = instance.start("0");
-    let load = Load::new().keep_alive(clients, web).short(clients.div_ceil(3), web).bodies(2, web);
+    let load = Load::new().keep_alive(plan.clients, web).bodies(2, web);
+    let load = match plan.short_per_s {
+        Some(rate) => load.rate_of(rate, web),
+        None => load.short(plan.clients.div_ceil(3), web),
+    };
+    let wrk = if plan.wrk { Wrk::start(for_wrk) } else { None };
     load.flow(20);
-    // Relays live in the process that accepted them, hence one process more at the end.
+    let begun = Instant::now();
     let newest = follow(&instance, first, 1, 3, Duration::from_millis(100));
     let early = newest.size();
-    let newest = follow(&instance, newest, 4, fast - 3, Duration::from_millis(100));
-    let newest = follow(&instance, newest, fast + 1, slow, pause);
+    let newest = follow(&instance, newest, 4, plan.fast - 3, Duration::from_millis(100));
+    let newest = follow(&instance, newest, plan.fast + 1, plan.slow, plan.pause);
     let late = newest.size();
+    let (took, rate) = (begun.elapsed(), load.rate());
+    let wrk = wrk.map(Wrk::end);
     let seen = load.end_well();
 
     instance.expect_only(newest.pid());
     assert_eq!(instance.sockets(), [instance.socket().file_name().unwrap().to_str().unwrap()]);
+    let (_, segments) = shared_memory(&instance);
+    assert_eq!(segments, 1, "segments in /dev/shm");
     let (requests, connections) = (seen.requests(), seen.connections());
-    println!("{requests} requests, {connections} connections, {} restarts", fast + slow);
     expect_nothing_active(instance.base_id());
     assert_eq!(http.requests(), requests);
     expect(
@@ -87,30 +127,58 @@ fn many_restarts(handover: &str, clients: usize, fast: u32, slow: u32, pause: Du
             ("cluster.origin.upstream_cx_total", http.connections()),
         ],
     );
-    println!("descriptors and KiB after 3 restarts {early:?}, at the end {late:?}");
-    assert!(late.0 <= early.0 + 2 * clients + 20, "descriptors: {} after {}", late.0, early.0);
+    let wrk = wrk.map(|report| {
+        assert!(report.failures.is_empty(), "wrk: {report:?}");
+        // It gives up what is in flight at its end.
+        let counted = Stats::of(instance.base_id()).get("cluster.extra.upstream_rq_200");
+        assert!(counted >= report.requests && other.requests() >= counted, "{counted} of {report:?}");
+        format!("{}, the slowest {}", report.requests, report.slowest)
+    });
+    println!(
+        "--- {} restarts with connections that {}, in {took:.1?}\n\
+         clients in a tight loop    {}\n\
+         short connections a second {rate}{}\n\
+         requests, connections      {requests}, {connections}\n\
+         requests of wrk            {}\n\
+         refused, reset, failed, truncated: 0; every counter as clients and origin have counted\n\
+         processes, sockets, segments at the end: 1, 1, {segments}\n\
+         descriptors, KiB           {early:?} after 3 restarts, {late:?} at the end\n---",
+        plan.fast + plan.slow,
+        if plan.handover == "live" { "move" } else { "drain" },
+        plan.clients,
+        plan.short_per_s.map_or(String::new(), |asked| format!(" of {asked}")),
+        wrk.as_deref().unwrap_or("none"),
+    );
+    assert!(late.0 <= early.0 + 2 * plan.clients + 100, "descriptors: {} after {}", late.0, early.0);
     assert!(late.1 <= early.1 * 3 / 2 + 8192, "memory: {} KiB after {} KiB", late.1, early.1);
     assert!(newest.is_running());
     newest.stop();
     assert!(instance.sockets().is_empty(), "{:?}", instance.sockets());
-    let _ = raw;
 }
 
 #[test]
 fn nothing_is_lost_and_everything_is_counted_over_many_restarts() {
-    many_restarts("drain", 6, 30, 3, Duration::from_secs(1));
+    many_restarts(&Plan {
+        clients: 6,
+        short_per_s: None,
+        fast: 30,
+        slow: 3,
+        pause: Duration::from_secs(1),
+        wrk: false,
+        ..in_full("drain")
+    });
 }
 
 #[test]
 #[ignore = "takes minutes: the numbers of the issue"]
 fn two_hundred_restarts_under_a_hundred_clients() {
-    many_restarts("drain", 100, so_many(200, 4), so_many(20, 2), Duration::from_secs(2));
+    many_restarts(&in_full("drain"));
 }
 
 #[test]
 #[ignore = "takes minutes: the numbers of the issue"]
 fn two_hundred_restarts_while_a_hundred_clients_move() {
-    many_restarts("live", 100, so_many(200, 4), so_many(20, 2), Duration::from_secs(2));
+    many_restarts(&in_full("live"));
 }
 
 /// Bytes of memory that the segment of an instance takes, and how many files of it are in /dev/shm.
@@ -130,7 +198,7 @@ fn shared_memory(instance: &Instance) -> (u64, usize) {
 #[ignore = "takes minutes: the numbers of the issue"]
 fn five_hundred_restarts_take_no_memory_and_no_descriptors() {
     let (http, tcp) = (Echo::http(), Echo::tcp());
-    let (config, web, _) = two_listeners(&http, &tcp);
+    let (config, web, _) = two_listeners(&http, &tcp, "tcp");
     // Pools move, and a restart under load adds to them until they are full.
     let config = config.replace("[[clusters]]\n", "[[clusters]]\nmax_idle_connections = 4\n");
     for handover in ["drain", "live"] {
@@ -150,7 +218,14 @@ fn five_hundred_restarts_take_no_memory_and_no_descriptors() {
             sizes.push((newest.size(), shared_memory(&instance)));
         }
         load.end_well();
-        println!("{handover}: descriptors, KiB, bytes and files in /dev/shm: {sizes:?}");
+        println!(
+            "--- {restarts} restarts 20 ms apart, --handover {handover}\n{:>9} {:>11} {:>8} {:>14} {:>8}",
+            "restarts", "descriptors", "KiB", "shared bytes", "segments"
+        );
+        for (part, ((fds, kib), (shm, files))) in [1, 2, 5].iter().zip(&sizes) {
+            println!("{:>9} {fds:>11} {kib:>8} {shm:>14} {files:>8}", restarts / 5 * part);
+        }
+        println!("---");
         let ((fds, kib), (shm, files)) = sizes[1];
         let ((last_fds, last_kib), (last_shm, last_files)) = sizes[2];
         assert!(last_fds <= fds + 15, "{sizes:?}");
@@ -163,7 +238,7 @@ fn five_hundred_restarts_take_no_memory_and_no_descriptors() {
 #[test]
 fn relays_stay_where_they_are_while_processes_follow_each_other() {
     let (http, tcp) = (Echo::http(), Echo::tcp());
-    let (config, web, raw) = two_listeners(&http, &tcp);
+    let (config, web, raw) = two_listeners(&http, &tcp, "tcp");
     let instance = Instance::new(&config).options("--concurrency 1 --drain-strategy immediate");
     let mut processes = vec![instance.start("0")];
     let load = Load::new().tcp(2, raw).keep_alive(2, web);
@@ -182,6 +257,35 @@ fn relays_stay_where_they_are_while_processes_follow_each_other() {
     instance.expect_only(processes[4].pid());
     processes[4].signal(Signal::SIGTERM);
     processes[4].expect_exit(0, "stopped");
+}
+
+/// While both accept, what a process connects to itself may be accepted by the other one: it is served all the same.
+#[test]
+fn a_proxy_in_front_of_itself_loses_nothing() {
+    let origin = Echo::http();
+    let (web, inner) = (free_address(), free_address());
+    let config = Config::to([inner])
+        .listener(&format!("address = \"{web}\""))
+        .extra(&format!(
+            "[[listeners]]\nname = \"inner\"\naddress = \"{inner}\"\nprotocol = \"http\"\n\
+             [[listeners.routes]]\ncluster = \"real\"\n\
+             [[clusters]]\nname = \"real\"\nendpoints = [\"{}\"]\n",
+            origin.addr()
+        ))
+        .http();
+    // What a process that drains has connected to itself lasts until its time is up.
+    for handover in ["drain", "live"] {
+        let options = OPTIONS.replace("shutdown-time-s 60", "shutdown-time-s 3");
+        let instance = Instance::new(&config).options(&format!("{options} {handover}"));
+        let first = instance.start("0");
+        let load = Load::new().keep_alive(3, web).short(3, web);
+        load.flow(20);
+        let last = follow(&instance, first, 1, 8, Duration::from_millis(100));
+        load.flow(20);
+        load.end_well();
+        instance.expect_only(last.pid());
+        last.stop();
+    }
 }
 
 #[test]
@@ -212,7 +316,7 @@ fn times_to_commit(count: usize) -> Vec<Duration> {
     let mut processes = vec![instance.start("0")];
     let mut times = Vec::new();
     for _ in 0..count {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let next = instance.spawn("auto", "");
         processes.last().unwrap().wait_log("serves from here on");
         times.push(begun.elapsed());
@@ -220,6 +324,13 @@ fn times_to_commit(count: usize) -> Vec<Duration> {
         processes.push(next);
     }
     times.sort_unstable();
-    println!("from spawn to commit: {times:?}");
+    let ms = |time: &Duration| time.as_secs_f64() * 1e3;
+    println!(
+        "--- from the start of the child to the commit, 10 listeners, {count} restarts\n\
+         shortest {:.1} ms, median {:.1} ms, longest {:.1} ms\n---",
+        ms(&times[0]),
+        ms(&times[count / 2]),
+        ms(&times[count - 1])
+    );
     times
 }

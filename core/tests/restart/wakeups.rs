@@ -4,7 +4,7 @@
 //! of the kernel some milliseconds later, and until then it can be the one. [`Eater`] does what such a ring does, only
 //! every time.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::fake::{Peer, Step};
-use crate::instance::{Instance, Process, READY};
-use crate::load::Echo;
-use crate::support::{Client, Config, Failure, QUIET, eventually, free_address};
+use crate::instance::{Process, READY};
+use crate::site::{Site, listener};
+use crate::support::{Client, Failure, QUIET, eventually};
 
 /// Is woken for each connection that comes, before anybody who begins to accept after it, and accepts nothing.
 struct Eater {
@@ -28,14 +28,14 @@ struct Eater {
 impl Eater {
     /// Takes the listening socket from a process that serves, as a child would that fails.
     #[track_caller]
-    fn new(instance: &Instance, web: SocketAddr) -> Self {
-        let mut child = Peer::child(instance);
-        let sockets = child.go_to(instance, Step::ListenSockets);
+    fn new(site: &Site) -> Self {
+        let mut child = Peer::child(&site.instance);
+        let sockets = child.go_to(&site.instance, Step::ListenSockets);
         let listener = sockets
             .into_iter()
             .flat_map(|(_, received)| received.fds)
             .map(TcpListener::from)
-            .find(|listener| listener.local_addr().is_ok_and(|address| address == web))
+            .find(|listener| listener.local_addr().is_ok_and(|address| address == site.web))
             .unwrap();
         Self { listener, stop: Arc::default(), thread: None }
     }
@@ -68,22 +68,17 @@ impl Drop for Eater {
 }
 
 struct Scene {
-    instance: Instance,
+    site: Site,
     newest: Process,
-    web: SocketAddr,
     eater: Eater,
-    origin: Echo,
 }
 
 impl Scene {
     fn new() -> Self {
-        let origin = Echo::http();
-        let web = free_address();
-        let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
-        let instance = Instance::new(&config);
-        let newest = instance.start("0");
-        let eater = Eater::new(&instance, web);
-        Self { instance, newest, web, eater, origin }
+        let site = Site::new();
+        let newest = site.instance.start("0");
+        let eater = Eater::new(&site);
+        Self { site, newest, eater }
     }
 
     /// The process that serves has heard of nobody else who has its sockets.
@@ -96,36 +91,20 @@ impl Scene {
 
     #[track_caller]
     fn replace(&mut self) {
-        let next = self.instance.start("auto");
+        let next = self.site.instance.start("auto");
         let old = std::mem::replace(&mut self.newest, next);
         old.expect_exit(0, "stopped");
-    }
-
-    /// A client that keeps a process that drains.
-    #[track_caller]
-    fn idle(&self) -> Client {
-        let mut idle = Client::connect(self.web);
-        assert_eq!(idle.get("/first").text(), "/first");
-        idle
     }
 
     /// Starts a child that has everything of its parent, and waits for a port until that is dropped.
     #[track_caller]
     fn held_child(&self) -> (Process, TcpListener) {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let extra = format!(
-            "[[listeners]]\nname = \"extra\"\naddress = \"{}\"\nprotocol = \"tcp\"\ncluster = \"origin\"\n",
-            held.local_addr().unwrap()
-        );
-        let config = Config::to([self.origin.addr()])
-            .listener(&format!("address = \"{}\"", self.web))
-            .extra(&extra)
-            .http();
-        self.instance.configure(&config);
-        let child = self.instance.spawn("auto", "");
+        self.site.configure(&listener("extra", held.local_addr().unwrap()));
+        let child = self.site.instance.spawn("auto", "");
         let socket = self.eater.inode();
         // It opens its counters when it has all that it needs from its parent.
-        let counters = format!("/dev/shm/ouro_{}", self.instance.base_id().0);
+        let counters = format!("/dev/shm/ouro_{}", self.site.instance.base_id().0);
         eventually("the child has the socket and goes on", || {
             let Ok(fds) = std::fs::read_dir(format!("/proc/{}/fd", child.pid())) else { return false };
             let links: Vec<_> = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
@@ -133,25 +112,18 @@ impl Scene {
         });
         (child, held)
     }
-
-    #[track_caller]
-    fn expect_served(&self) {
-        for _ in 0..5 {
-            assert_eq!(Client::connect(self.web).get("/x").text(), "/x");
-        }
-    }
 }
 
 #[test]
 fn when_a_child_was_killed_after_the_commit() {
     let mut scene = Scene::second();
-    let mut idle = scene.idle();
+    let mut idle = scene.site.idle();
     scene.eater.eat();
-    let child = scene.instance.spawn("auto", "");
+    let child = scene.site.instance.spawn("auto", "");
     scene.newest.wait_log("another process serves from here on");
     child.kill();
     scene.newest.wait_log("serves again");
-    scene.expect_served();
+    scene.site.expect_served();
     assert_eq!(idle.get("/last").text(), "/last");
 }
 
@@ -161,10 +133,10 @@ fn when_a_child_was_killed_before_the_commit() {
     scene.eater.eat();
     // Accepts behind the eater.
     scene.replace();
-    let mut unheard = Client::connect(scene.web);
+    let mut unheard = Client::connect(scene.site.web);
     // The first ones may be heard: it looks while the process before has not quite ended.
     eventually("the eater eats", || {
-        unheard = Client::connect(scene.web);
+        unheard = Client::connect(scene.site.web);
         unheard.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
         unheard.poll(QUIET) == Err(Failure::TimedOut)
     });
@@ -172,7 +144,7 @@ fn when_a_child_was_killed_before_the_commit() {
     child.kill();
     scene.newest.wait_log("failed before it took over");
     assert_eq!(unheard.response().text(), "/unheard");
-    scene.expect_served();
+    scene.site.expect_served();
 }
 
 #[test]
@@ -187,22 +159,22 @@ fn when_a_parent_was_killed_before_the_commit() {
     child.wait_log(READY);
     // Nobody has to be asked whether somebody serves: the only one who could has ended.
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    scene.expect_served();
+    scene.site.expect_served();
 }
 
 #[test]
 fn when_a_child_that_was_given_up_is_killed_later() {
     let mut scene = Scene::second();
-    let mut idle = scene.idle();
+    let mut idle = scene.site.idle();
     scene.eater.eat();
-    let child = scene.instance.spawn("auto", "");
+    let child = scene.site.instance.spawn("auto", "");
     scene.newest.wait_log("another process serves from here on");
     child.freeze();
     scene.newest.wait_log("it does not answer any more; this process serves again");
-    scene.expect_served();
+    scene.site.expect_served();
     child.kill();
     std::thread::park_timeout(QUIET);
-    scene.expect_served();
+    scene.site.expect_served();
     assert_eq!(idle.get("/last").text(), "/last");
 }
 
@@ -215,11 +187,11 @@ fn a_parent_that_hangs_at_the_commit_and_is_killed_later_takes_nobody_with_it() 
     drop(held);
     child.wait_log("this one serves without");
     child.wait_log(READY);
-    scene.expect_served();
+    scene.site.expect_served();
     scene.newest.kill();
     child.wait_log("the old process has ended");
-    scene.expect_served();
-    let next = scene.instance.start("auto");
+    scene.site.expect_served();
+    let next = scene.site.instance.start("auto");
     child.expect_exit(0, "stopped");
     next.stop();
 }

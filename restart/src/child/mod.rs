@@ -10,18 +10,20 @@
 
 mod events;
 mod farewell;
+mod loss;
 mod phase;
+mod taking;
 
 pub use events::{Action, ConnectFailure, Event, Options};
 
 use crate::frame::Frame;
 use crate::identity::{Identity, Level};
-use crate::limits::{CHUNK_BYTES_MAX, Deadlines, LISTEN_SOCKETS_MAX, STRAY_FRAMES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, Deadlines, STRAY_FRAMES_MAX};
 use crate::message::{
-    Abort, CAPABILITY_PARCELS, ChildReady, DrainListeners, Error, Hello, HelloReply, ListenSocket,
-    ListenSockets, Message, NotUnderstood, Pong, Refusal, State, Superseded, TerminateParent, Totals,
+    Abort, CAPABILITY_PARCELS, ChildReady, DrainListeners, Error, Hello, HelloReply, Message, NotUnderstood,
+    Pong, Refusal, State, Superseded, TerminateParent,
 };
-use crate::parts::{Assembler, Blob};
+use crate::parts::Assembler;
 use phase::{Part, Phase, Serving};
 
 /// The machine.
@@ -47,10 +49,14 @@ pub struct Child {
     blobs: Assembler,
     /// HandoverDone has come already.
     parent_is_done: bool,
+    /// See [`Child::unheard_until`].
+    unheard_until: u64,
     /// The workers accept: how many.
     accepting: Option<u32>,
     /// Bound addresses of inherited sockets that are not used.
     released: Vec<String>,
+    /// The segment that this process really counts in; 0 if that is not said.
+    counts_in: u64,
     out: Vec<Action>,
 }
 
@@ -73,8 +79,10 @@ impl Child {
             strays: 0,
             blobs: Assembler::default(),
             parent_is_done: false,
+            unheard_until: 0,
             accepting: None,
             released: Vec::new(),
+            counts_in: 0,
             out: Vec::new(),
         }
     }
@@ -90,10 +98,21 @@ impl Child {
         self.identity.segment_id = segment_id;
     }
 
+    /// Says which segment this process counts in, which may be a new one, before its workers accept.
+    pub fn set_counts_in(&mut self, segment_id: u64) {
+        self.counts_in = segment_id;
+    }
+
     /// Whether the parent counts in another segment than the one of our identity.
     #[must_use]
     pub fn parent_has_other_segment(&self) -> bool {
         self.parent.as_ref().is_some_and(|parent| self.identity.has_other_segment(parent))
+    }
+
+    /// Whether this process goes on where the counters of another segment end.
+    #[must_use]
+    pub fn wants_totals(&self) -> bool {
+        self.options.totals && self.parent_has_other_segment()
     }
 
     /// Whether the parent is still there and counts in another segment. A process that is replaced itself should
@@ -107,6 +126,13 @@ impl Child {
     #[must_use]
     pub fn is_without_answer(&self) -> bool {
         matches!(self.phase, Phase::Serving(Serving { presumed: true, .. }))
+    }
+
+    /// Until when the parent said that the kernel may tell somebody of connections who does not hear of them, in the
+    /// caller's milliseconds.
+    #[must_use]
+    pub fn unheard_until(&self) -> u64 {
+        self.unheard_until
     }
 
     /// When to call with [`Event::Timer`], in the caller's milliseconds; `None` if nothing is waited for.
@@ -206,10 +232,6 @@ impl Child {
         promised.or(self.options.epoch).unwrap_or(0)
     }
 
-    fn wants_totals(&self) -> bool {
-        self.options.totals && self.parent_has_other_segment()
-    }
-
     fn on_frame(&mut self, now: u64, frame: Frame, fds: usize) {
         let Frame { request_id, message } = frame;
         match message {
@@ -234,6 +256,7 @@ impl Child {
                 self.on_chunks(now, reply.chunks, reply.more, reply.next, true);
             }
             Message::DrainListenersReply(reply) if request_id == self.request_id => {
+                self.unheard_until = now.saturating_add(reply.unheard_ms);
                 self.on_committed(now, reply.connections);
             }
             Message::ConnectionParcel(parcel) if self.may_get_parcels() => {
@@ -291,132 +314,6 @@ impl Child {
         self.take(now, Part::ListenSockets, 0);
     }
 
-    fn take(&mut self, now: u64, part: Part, cursor: u64) {
-        let until = now.saturating_add(self.deadlines.step_ms);
-        self.phase = Phase::Taking { part, cursor, until };
-        match part {
-            Part::ListenSockets => self.request(ListenSockets { cursor }),
-            Part::State => self.request(State { cursor }),
-            Part::Totals => self.request(Totals { cursor }),
-        }
-    }
-
-    fn on_listen_sockets(&mut self, now: u64, sockets: Vec<ListenSocket>, fds: usize, more: bool, next: u64) {
-        let Phase::Taking { part: Part::ListenSockets, cursor, .. } = self.phase else { return };
-        let count = sockets.len();
-        self.sockets += count;
-        if count != fds {
-            self.fail(format!("{count} listening sockets were announced, but {fds} descriptors came"));
-        } else if self.sockets > LISTEN_SOCKETS_MAX {
-            self.fail(format!("the running process has more than {LISTEN_SOCKETS_MAX} listening sockets"));
-        } else if more && (next <= cursor || count == 0) {
-            self.fail("the list of listening sockets does not go on".to_owned());
-        } else {
-            if count > 0 {
-                self.out.push(Action::AdoptListenSockets(sockets));
-            }
-            let (part, cursor) = if more { (Part::ListenSockets, next) } else { (Part::State, 0) };
-            self.take(now, part, cursor);
-        }
-    }
-
-    fn on_chunks(
-        &mut self,
-        now: u64,
-        chunks: Vec<crate::message::Chunk>,
-        more: bool,
-        next: u64,
-        totals: bool,
-    ) {
-        let cursor = match self.phase {
-            Phase::Taking { part: Part::State, cursor, .. } | Phase::LastState { cursor, .. } if !totals => {
-                cursor
-            }
-            Phase::Taking { part: Part::Totals, cursor, .. } if totals => cursor,
-            Phase::Serving(Serving { last_totals: Some(cursor), .. }) if totals => cursor,
-            _ => return,
-        };
-        let added = if more && next <= cursor {
-            Err("the pieces do not go on".to_owned())
-        } else {
-            self.blobs.add(chunks)
-        };
-        let whole = match added {
-            Ok(()) if more => None,
-            Ok(()) => Some(std::mem::take(&mut self.blobs).finish()),
-            Err(error) => Some(Err(error)),
-        };
-        match whole {
-            None => self.ask_on(now, next),
-            Some(Ok(blobs)) => self.on_blobs(now, blobs),
-            Some(Err(error)) => self.on_bad_blobs(now, &error),
-        }
-    }
-
-    fn ask_on(&mut self, now: u64, next: u64) {
-        let step_until = now.saturating_add(self.deadlines.step_ms);
-        match &mut self.phase {
-            Phase::Taking { part, .. } => {
-                let part = *part;
-                self.take(now, part, next);
-            }
-            Phase::LastState { cursor, .. } => {
-                *cursor = next;
-                self.request(State { cursor: next });
-            }
-            Phase::Serving(serving) => {
-                serving.last_totals = Some(next);
-                serving.until = step_until;
-                self.request(Totals { cursor: next });
-            }
-            _ => {}
-        }
-    }
-
-    fn on_blobs(&mut self, now: u64, blobs: Vec<Blob>) {
-        match self.phase {
-            Phase::Taking { part: Part::State, .. } => {
-                self.out.push(Action::AdoptState { blobs, last: false });
-                if self.wants_totals() {
-                    self.take(now, Part::Totals, 0);
-                } else {
-                    self.prepare(now);
-                }
-            }
-            Phase::Taking { .. } => {
-                self.out.push(Action::AdoptTotals { blobs, last: false });
-                self.prepare(now);
-            }
-            Phase::LastState { .. } => {
-                self.out.push(Action::AdoptState { blobs, last: true });
-                self.take_over(now, false);
-            }
-            Phase::Serving(_) => {
-                self.out.push(Action::AdoptTotals { blobs, last: true });
-                self.dismiss(now);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_bad_blobs(&mut self, now: u64, error: &str) {
-        self.blobs = Assembler::default();
-        match self.phase {
-            Phase::Taking { .. } => {
-                self.fail(format!("what the running process hands over is broken: {error}"))
-            }
-            // Too late to fail for this.
-            Phase::LastState { .. } => {
-                self.log(Level::Warn, format!("the last state of the old process is broken: {error}"));
-                self.take_over(now, false);
-            }
-            _ => {
-                self.log(Level::Warn, format!("the last totals of the old process are broken: {error}"));
-                self.dismiss(now);
-            }
-        }
-    }
-
     fn prepare(&mut self, now: u64) {
         self.phase = Phase::Preparing { until: Some(now.saturating_add(self.deadlines.prepare_ms)) };
         let epoch = self.epoch();
@@ -438,7 +335,8 @@ impl Child {
                 bytes += address.len() + 8;
                 bytes <= CHUNK_BYTES_MAX
             });
-            self.request(DrainListeners { drain_ms, parent_shutdown_ms, live, released });
+            let segment_id = self.counts_in;
+            self.request(DrainListeners { drain_ms, parent_shutdown_ms, live, released, segment_id });
         } else {
             self.take_over(now, false);
         }
@@ -515,81 +413,6 @@ impl Child {
             }
             _ => self.fail(text),
         }
-    }
-
-    fn on_parent_gone(&mut self, now: u64, why: &str) {
-        if !self.linked {
-            return;
-        }
-        self.linked = false;
-        match self.phase {
-            // Also one that hung: it was asked for before this one served that nobody else does, and to ask now would be to
-            // ask itself.
-            Phase::Serving(ref mut serving) => {
-                serving.presumed = false;
-                self.parent_ended(&format!("the old process has ended: {why}"));
-            }
-            // It had given its word: it accepts only if we hang up, and we have not.
-            Phase::LastState { .. } => {
-                self.parent_is_done = false;
-                self.take_over(now, false);
-                self.parent_ended(&format!("the old process has ended: {why}"));
-            }
-            // It may have been waiting behind another one, which takes over now: asks again.
-            Phase::Greeting { .. } => {
-                self.met = true;
-                let retry_at = Some(now.saturating_add(self.deadlines.connect_retry_ms));
-                self.phase = Phase::Connecting { until: self.turn_until, retry_at };
-            }
-            _ => {
-                self.log(Level::Warn, format!("the running process has hung up: {why}"));
-                self.check_service(now);
-            }
-        }
-    }
-
-    fn check_service(&mut self, now: u64) {
-        self.checking = Some(now.saturating_add(self.deadlines.check_ms));
-        // Without a word of the parent, there may be an elder.
-        let elder = self.parent.as_ref().is_none_or(|parent| parent.elder);
-        self.out.push(Action::CheckService { elder });
-    }
-
-    fn on_somebody_serves(&mut self, now: u64, serves: bool) {
-        if self.checking.take().is_none() {
-            return;
-        }
-        if serves {
-            self.fail("the process that it was taking over from is gone, and another one serves".to_owned());
-            return;
-        }
-        if self.linked {
-            // It hangs. Should it wake up, it finds the commit first.
-            self.log(Level::Warn, "the old process does not acknowledge; this one serves without".to_owned());
-            self.take_over(now, true);
-            return;
-        }
-        self.log(
-            Level::Warn,
-            "the running process is dead; going on with what it has handed over".to_owned(),
-        );
-        self.blobs = Assembler::default();
-        match self.phase {
-            Phase::Taking { .. } => {
-                self.phase = Phase::Preparing { until: None };
-                let epoch = self.epoch();
-                self.out.push(Action::Prepare { epoch, cold: false });
-            }
-            Phase::Preparing { .. } => {
-                self.phase = Phase::Preparing { until: None };
-                if self.accepting.is_some() {
-                    self.take_over(now, false);
-                }
-            }
-            Phase::Committing { .. } => self.take_over(now, false),
-            _ => {}
-        }
-        self.out.push(Action::ParentEnded);
     }
 
     fn on_timer(&mut self, now: u64) {

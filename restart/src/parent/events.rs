@@ -83,7 +83,7 @@ pub enum Action {
     ResumeAccepting,
     /// Close or move connections; [`Event::Drained`] when none is left.
     BeginDrain {
-        /// The connection to the child.
+        /// The connection to the child; if it is `live`, it is open.
         peer: PeerId,
         /// How, and how long.
         drain: DrainListeners,

@@ -9,17 +9,16 @@
 //! - Each state that depends on somebody else has a deadline. [`Parent::deadline`] says when to call with
 //!   [`Event::Timer`]; frames that can be read by then are to be fed before it.
 
-use crate::frame::Frame;
+mod draining;
 mod events;
+mod turns;
 
 pub use events::{Action, Event, Part, PeerId};
 
+use crate::frame::Frame;
 use crate::identity::{Identity, Level};
-use crate::limits::{Deadlines, EPOCHS_AHEAD_MAX, PEERS_MAX, STRAY_FRAMES_MAX, WAITING_MAX};
-use crate::message::{
-    Abort, DrainListeners, DrainListenersReply, Error, HandoverDone, Hello, HelloReply, Message,
-    NotUnderstood, ParentProgress, Ping, Pong, Refusal, Terminated,
-};
+use crate::limits::{Deadlines, PEERS_MAX, STRAY_FRAMES_MAX};
+use crate::message::{Abort, DrainListeners, Error, Hello, Message, NotUnderstood, Pong, Refusal};
 
 /// The machine.
 #[derive(Debug)]
@@ -29,9 +28,13 @@ pub struct Parent {
     deadlines: Deadlines,
     /// Whether the process that this one took over from still lives.
     elder: bool,
+    /// See [`Parent::set_unheard_until`].
+    unheard_until: u64,
     phase: Phase,
     /// Connections in the order in which they came.
     peers: Vec<Peer>,
+    /// Segments of children that had taken over and failed, oldest first.
+    lost_segments: Vec<u64>,
     out: Vec<Action>,
 }
 
@@ -82,7 +85,8 @@ struct Attempt {
 
 #[derive(Debug)]
 struct Draining {
-    /// The child, as long as it is there.
+    /// The connection to the child, and the same as long as it is there.
+    child: PeerId,
     peer: Option<PeerId>,
     epoch: u32,
     pid: u32,
@@ -109,8 +113,10 @@ impl Parent {
             epoch,
             deadlines,
             elder: false,
+            unheard_until: 0,
             phase: Phase::Serving,
             peers: Vec::new(),
+            lost_segments: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -119,6 +125,12 @@ impl Parent {
     /// unless that was a cold start, false after [`crate::child::Action::ParentEnded`]. A child is told.
     pub fn set_elder(&mut self, lives: bool) {
         self.elder = lives;
+    }
+
+    /// Says until when the kernel may tell somebody of connections who does not hear of them. To be called at
+    /// [`Action::StopAccepting`]: the child that takes over is told.
+    pub fn set_unheard_until(&mut self, until_ms: u64) {
+        self.unheard_until = until_ms;
     }
 
     /// Whether this process owns the restart socket: it has not committed to a child, or has taken the service back.
@@ -155,7 +167,7 @@ impl Parent {
             Event::Frame { peer, frame, fds } => self.on_frame(now_ms, peer, frame, fds),
             Event::PeerGone { peer, why } => self.on_gone(now_ms, peer, &why),
             Event::Timer => self.on_timer(now_ms),
-            Event::AcceptStopped => self.on_accept_stopped(),
+            Event::AcceptStopped => self.on_accept_stopped(now_ms),
             Event::ConnectionsLeft(connections) => self.on_connections_left(connections),
             Event::Drained { moved } => self.on_drained(now_ms, moved),
             Event::Stopping => self.on_stopping(),
@@ -224,109 +236,6 @@ impl Parent {
         }
     }
 
-    fn on_hello(&mut self, now: u64, id: PeerId, request_id: u32, hello: Hello) {
-        if hello.base_id != self.identity.base_id {
-            let text = format!("this is base id {}, not {}", self.identity.base_id, hello.base_id);
-            self.refuse(id, request_id, Refusal::BaseId, &text);
-            return;
-        }
-        if hello.probe {
-            self.answer_hello(id, request_id, &hello);
-            return;
-        }
-        if self.identity.common_protocol(hello.protocol_min, hello.protocol_max).is_none() {
-            let text = format!(
-                "version {} speaks versions {} to {} of the restart protocol, version {} speaks {} to {}",
-                self.identity.program_version,
-                self.identity.protocol_min,
-                self.identity.protocol_max,
-                hello.program_version,
-                hello.protocol_min,
-                hello.protocol_max
-            );
-            self.refuse(id, request_id, Refusal::Protocol, &text);
-            return;
-        }
-        let Some(expected) = self.epoch.checked_add(1) else {
-            self.refuse(id, request_id, Refusal::Epoch, "no epoch follows this one");
-            return;
-        };
-        let wanted = hello.epoch.unwrap_or(expected);
-        if let Phase::Attempt(_) = self.phase
-            && (expected..=expected.saturating_add(EPOCHS_AHEAD_MAX)).contains(&wanted)
-        {
-            self.let_wait(now, id, request_id, hello);
-        } else if wanted == expected {
-            self.begin_attempt(now, id, request_id, &hello, expected);
-        } else {
-            self.refuse_epoch(id, request_id, wanted);
-        }
-    }
-
-    fn refuse_epoch(&mut self, id: PeerId, request_id: u32, wanted: u32) {
-        let (ours, next) = (self.epoch, self.epoch.saturating_add(1));
-        let text = format!("the running process has restart epoch {ours}, so {next} is next, not {wanted}");
-        self.refuse(id, request_id, Refusal::Epoch, &text);
-    }
-
-    fn let_wait(&mut self, now: u64, id: PeerId, request_id: u32, hello: Hello) {
-        let waiting =
-            self.peers.iter().filter(|peer| matches!(peer.state, PeerState::Waiting { .. })).count();
-        if waiting >= WAITING_MAX {
-            let text = format!("a restart is going on and {waiting} more are waiting");
-            self.refuse(id, request_id, Refusal::Busy, &text);
-            return;
-        }
-        self.log(Level::Info, format!("process {} waits: another restart is going on", hello.pid));
-        let until = now.saturating_add(self.deadlines.turn_ms);
-        self.set_state(id, PeerState::Waiting { until, request_id, hello });
-    }
-
-    fn begin_attempt(&mut self, now: u64, id: PeerId, request_id: u32, hello: &Hello, epoch: u32) {
-        self.log(
-            Level::Info,
-            format!(
-                "process {} (version {}) takes over as restart epoch {epoch}",
-                hello.pid, hello.program_version
-            ),
-        );
-        self.set_state(id, PeerState::Child);
-        self.phase = Phase::Attempt(Attempt {
-            peer: id,
-            epoch,
-            pid: hello.pid,
-            parcels: self.identity.shares(crate::message::CAPABILITY_PARCELS, &hello.capabilities),
-            until: now.saturating_add(self.deadlines.attempt_ms),
-            step_until: now.saturating_add(self.deadlines.step_ms),
-            has_sockets: false,
-            has_state: false,
-            ready: false,
-        });
-        self.answer_hello(id, request_id, hello);
-    }
-
-    fn answer_hello(&mut self, id: PeerId, request_id: u32, hello: &Hello) {
-        let protocol = self.identity.common_protocol(hello.protocol_min, hello.protocol_max);
-        let identity = &self.identity;
-        let reply = HelloReply {
-            program_version: identity.program_version.clone(),
-            protocol_min: identity.protocol_min,
-            protocol_max: identity.protocol_max,
-            protocol: protocol.unwrap_or(0),
-            layout_version: identity.layout_version,
-            hot_restart_version: identity.hot_restart_version.clone(),
-            epoch: self.epoch,
-            child_epoch: self.epoch.saturating_add(1),
-            pid: identity.pid,
-            capabilities: identity.capabilities.clone(),
-            base_id: identity.base_id,
-            busy: hello.probe && matches!(self.phase, Phase::Attempt(_)),
-            elder: self.elder,
-            segment_id: identity.segment_id,
-        };
-        self.send(id, request_id, reply);
-    }
-
     /// A message from the child of this phase.
     fn on_child(&mut self, now: u64, id: PeerId, request_id: u32, message: Message) {
         let part = match &message {
@@ -387,78 +296,6 @@ impl Parent {
         }
     }
 
-    fn commit(
-        &mut self,
-        now: u64,
-        id: PeerId,
-        request_id: u32,
-        (epoch, pid, parcels): (u32, u32, bool),
-        drain: DrainListeners,
-    ) {
-        self.log(Level::Info, format!("restart epoch {epoch} serves from here on"));
-        self.phase = Phase::Draining(Draining {
-            peer: Some(id),
-            epoch,
-            pid,
-            live: drain.live && parcels,
-            unacknowledged: Some((request_id, now.saturating_add(self.deadlines.stop_accepting_ms))),
-            shutdown_at: now.saturating_add(drain.parent_shutdown_ms),
-            ping_at: now.saturating_add(self.deadlines.ping_ms),
-            drain,
-            awaits_answer: false,
-            missed: 0,
-            superseded: false,
-            connections: 0,
-            done_until: None,
-        });
-        self.out.push(Action::StopAccepting { pid });
-        let others: Vec<_> = self.peers.iter().filter(|peer| peer.id != id).map(Peer::open_request).collect();
-        for (other, request_id) in others {
-            self.refuse(other, request_id, Refusal::Moved, "another process serves now");
-        }
-    }
-
-    fn on_accept_stopped(&mut self) {
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        let Some((request_id, _)) = draining.unacknowledged.take() else { return };
-        let Some(peer) = draining.peer else { return };
-        let (connections, live, drain) = (draining.connections, draining.live, draining.drain.clone());
-        self.send(peer, request_id, DrainListenersReply { connections });
-        self.out.push(Action::BeginDrain { peer, drain, live });
-    }
-
-    fn on_connections_left(&mut self, connections: u64) {
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        draining.connections = connections;
-        if let (Some(peer), None, None) = (draining.peer, draining.unacknowledged, draining.done_until) {
-            self.send(peer, 0, ParentProgress { connections });
-        }
-    }
-
-    fn on_drained(&mut self, now: u64, moved: u64) {
-        if let Phase::Draining(draining) = &mut self.phase {
-            draining.connections = 0;
-            self.finish(now, moved);
-        }
-    }
-
-    /// Nothing more happens here: lets the child have the last word, if there is one.
-    fn finish(&mut self, now: u64, moved: u64) {
-        self.on_accept_stopped();
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        if draining.done_until.is_some() {
-            return;
-        }
-        let cut = draining.connections;
-        match draining.peer {
-            Some(peer) => {
-                draining.done_until = Some(now.saturating_add(self.deadlines.goodbye_ms));
-                self.send(peer, 0, HandoverDone { moved, cut });
-            }
-            None => self.end("it has nothing left to do", cut),
-        }
-    }
-
     fn on_abort(&mut self, now: u64, id: PeerId, reason: &str) {
         self.out.push(Action::Close { peer: id });
         if self.peers.iter().any(|peer| peer.id == id && matches!(peer.state, PeerState::Guest { .. })) {
@@ -498,35 +335,6 @@ impl Parent {
         }
     }
 
-    fn take_back(&mut self, why: &str) {
-        let Phase::Draining(draining) = &self.phase else { return };
-        let (epoch, pid) = (draining.epoch, draining.pid);
-        self.log(Level::Warn, format!("{why}; this process serves again instead of restart epoch {epoch}"));
-        self.phase = Phase::Serving;
-        self.out.push(Action::ResumeAccepting);
-        self.out.push(Action::AttemptFailed { epoch, pid, why: why.to_owned() });
-    }
-
-    /// The attempt is over without a commit: the next in the queue gets its turn.
-    fn next_attempt(&mut self, now: u64) {
-        self.phase = Phase::Serving;
-        let Some(epoch) = self.epoch.checked_add(1) else { return };
-        while matches!(self.phase, Phase::Serving) {
-            let next = self.peers.iter().find_map(|peer| match &peer.state {
-                PeerState::Waiting { request_id, hello, .. } => Some((peer.id, *request_id, hello.clone())),
-                _ => None,
-            });
-            match next {
-                None => return,
-                Some((id, request_id, hello)) => match hello.epoch {
-                    // It came for the place behind the one that has just failed.
-                    Some(wanted) if wanted != epoch => self.refuse_epoch(id, request_id, wanted),
-                    _ => self.begin_attempt(now, id, request_id, &hello, epoch),
-                },
-            }
-        }
-    }
-
     fn on_timer(&mut self, now: u64) {
         let late: Vec<_> = self
             .peers
@@ -560,49 +368,6 @@ impl Parent {
         }
     }
 
-    fn drain_timer(&mut self, now: u64) {
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        if draining.unacknowledged.is_some_and(|(_, until)| until <= now) {
-            self.log(Level::Warn, "the workers do not stop accepting; going on without them".to_owned());
-            self.on_accept_stopped();
-        }
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        if let Some(peer) = draining.peer
-            && !draining.superseded
-            && draining.ping_at <= now
-        {
-            if draining.awaits_answer {
-                draining.missed += 1;
-            }
-            if draining.missed >= self.deadlines.pings_missed_max {
-                self.fault(now, peer, 0, Refusal::Deadline, "it does not answer any more");
-                return;
-            }
-            // A process that was stopped itself sees a late timer, not many: it asks once more and waits again.
-            draining.awaits_answer = true;
-            draining.ping_at = now.saturating_add(self.deadlines.ping_ms);
-            self.send(peer, 0, Ping {});
-        }
-        let Phase::Draining(draining) = &mut self.phase else { return };
-        let silent = draining.missed > 0 && !draining.superseded;
-        match draining.done_until {
-            // While it is not clear whether the child is alive, this process had better stay.
-            Some(until) if until <= now && silent => {
-                draining.done_until = Some(draining.ping_at);
-            }
-            Some(until) if until <= now => {
-                let cut = draining.connections;
-                self.end("the new process has not answered its farewell", cut);
-            }
-            None if draining.shutdown_at <= now => {
-                let left = draining.connections;
-                self.log(Level::Info, format!("the time for draining is up, {left} connections are left"));
-                self.finish(now, 0);
-            }
-            _ => {}
-        }
-    }
-
     fn on_stopping(&mut self) {
         match &self.phase {
             Phase::Draining(draining) => {
@@ -617,15 +382,6 @@ impl Parent {
                 self.phase = Phase::Ended;
             }
         }
-    }
-
-    fn end(&mut self, why: &str, cut: u64) {
-        if let Phase::Draining(Draining { peer: Some(peer), .. }) = self.phase {
-            self.send(peer, 0, Terminated { cut });
-            self.out.push(Action::Close { peer });
-        }
-        self.phase = Phase::Ended;
-        self.out.push(Action::Exit { why: format!("this process ends: {why}"), cut });
     }
 
     /// Says no to a peer that is not the child, and closes.

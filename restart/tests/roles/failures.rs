@@ -133,6 +133,37 @@ fn a_parent_that_hangs_at_any_step_does_not_hold_the_child_and_there_is_one_in_t
 }
 
 #[test]
+fn a_parent_that_sleeps_through_the_life_of_its_child_ends_all_the_same() {
+    for seed in 0..6 {
+        for steps in 0..STEPS {
+            let (mut world, child) = begin(steps, seed);
+            world.processes[0].frozen = true;
+            world.pass(40_000);
+            if world.serving() == [0, child] || world.serving() == [child] {
+                let next = world.start(None);
+                world.pass(40_000);
+                assert_eq!(world.serving().last(), Some(&next), "seed {seed}, {steps} steps");
+            }
+            world.processes[0].frozen = false;
+            // Far less than the shutdown time: nothing is left that it would wait for.
+            world.pass(20_000);
+            assert_eq!(world.alive().len(), 1, "seed {seed}, {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn who_takes_over_learns_for_how_long_connections_may_go_unheard() {
+    let mut world = World::new();
+    let until = world.now + 9_000;
+    world.processes[0].down.as_mut().unwrap().set_unheard_until(until);
+    let child = world.start(None);
+    world.settle();
+    assert_eq!(world.serving(), [child]);
+    assert_eq!(world.processes[child].up.unheard_until(), until);
+}
+
+#[test]
 fn who_waits_behind_a_child_when_the_parent_dies_comes_next() {
     let mut world = World::new();
     world.workers_start = false;

@@ -45,6 +45,24 @@ fn totals_of_another_segment_are_taken_once_however_often_they_are_set() {
 }
 
 #[test]
+fn what_was_counted_here_is_told_from_what_was_told() {
+    let new = Segment::private(SIZE);
+    let ours = serve(&new);
+    ours.stripe(0).block(ours.register::<Thing>(&["a"])).add(Thing::DONE, 1);
+    let told = |n| {
+        let other = Segment::private(SIZE);
+        let theirs = serve(&other);
+        theirs.stripe(0).block(theirs.register::<Thing>(&["a"])).add(Thing::DONE, n);
+        read(&other).entities
+    };
+    ours.totals().set(&told(10));
+    ours.inheritance().set(&told(100));
+    assert_eq!(numbers(&read(&new), "a"), Some((111, 0, 0)));
+    let here = new.counted_here();
+    assert_eq!(here.iter().map(|entity| entity.number("done")).collect::<Vec<_>>(), [101]);
+}
+
+#[test]
 fn what_another_program_counts_is_taken_as_it_is() {
     crate::scope! {
         /// The same with other metrics.
@@ -65,6 +83,23 @@ fn what_another_program_counts_is_taken_as_it_is() {
     let snapshot = read(&new);
     let entity = snapshot.entity("thing", &["a"]).unwrap();
     assert_eq!((entity.number("done"), entity.number("news")), (11, 1));
+}
+
+#[test]
+fn who_is_there_is_known_until_he_is_gone() {
+    let shared = Shared::new();
+    let (ours, theirs) = (shared.open(), shared.open());
+    assert!(!ours.is_anybody_present());
+    theirs.show_presence();
+    assert!(ours.is_anybody_present());
+    // Shared by all who count, and no obstacle to the lock of those who change the tables.
+    let third = shared.open();
+    third.show_presence();
+    drop(serve(&ours));
+    drop(theirs);
+    assert!(ours.is_anybody_present());
+    drop(third);
+    assert!(!ours.is_anybody_present());
 }
 
 #[test]

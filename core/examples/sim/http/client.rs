@@ -17,6 +17,8 @@ use crate::simulation::Peer;
 const ENDPOINTS: usize = 2;
 /// How long the proxy reads on behind its FIN, less what rounding may take in each of the handovers that there can be.
 const LINGER_US: u64 = (limits::LINGER_MS - 20) * 1000;
+/// How long processes hang before time-outs of their connections may pass.
+const HANG_US: u64 = 1_000_000;
 /// How long it waits for 100 before it sends the body all the same.
 const CONTINUE_US: u64 = 500_000;
 
@@ -355,7 +357,10 @@ impl Client {
         // The origin may have hung up just when the request was sent.
         let served_by = sim::with(|world| world.served_by(end));
         let is_stale = served_by.iter().any(|conn| self.book.borrow().unannounced.contains(conn));
-        (status == 502 && is_stale) || self.is_lost(end)
+        // Its time was up when a process got the CPU again.
+        let lost_us = sim::with(|world| world.lost_us(end, self.connected_at, world.now()));
+        let is_late = matches!(status, 408 | 504) && lost_us >= HANG_US;
+        (status == 502 && is_stale) || is_late || self.is_lost(end)
     }
 
     /// Whether whatever happens to this connection is nobody's fault: it was cut off for want of buffers, or the clock has
@@ -389,6 +394,13 @@ impl Client {
 
     /// The connection is over.
     fn ended(&mut self, end: EndId, reset: bool) {
+        if sim::with(|world| world.was_cut(end)) {
+            // A process that is killed takes its connections with it, and no others.
+            let mut book = self.book.borrow_mut();
+            self.open.drain(..self.sent).for_each(|id| book.fates[id].abandoned = true);
+            drop(book);
+            return self.leave(end);
+        }
         if !reset && let State::Body { body: body @ Body::UntilClose, .. } = &mut self.state {
             *body = Body::Done;
             if let Err(error) = self.complete() {

@@ -251,9 +251,11 @@ impl Origin {
                 let (id, received) = (*id, *received);
                 let (up, _) = self.plan(id).tunnel.unwrap_or_default();
                 if self.eof {
-                    let abandoned = self.book.borrow().fates[id].abandoned;
-                    let has_jumped = sim::with(|world| world.jumped(0, now).is_some() || world.is_cut_off(self.end));
-                    if received != up && !abandoned && !has_jumped {
+                    let is_lost = sim::with(|world| {
+                        world.jumped(0, now).is_some() || world.is_cut_off(self.end) || world.was_cut(self.end)
+                    });
+                    let abandoned = is_lost || self.book.borrow().fates[id].abandoned;
+                    if received != up && !abandoned {
                         return Err(format!("tunnel {id}: ended after {received} of {up} bytes"));
                     }
                     if self.output.is_empty() {

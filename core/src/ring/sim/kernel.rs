@@ -49,6 +49,12 @@ impl Kernel {
         self.queue.clear();
     }
 
+    /// The process is killed.
+    pub(in crate::ring) fn kill(&mut self) {
+        with(|world| world.kill(self.ring));
+        self.submit();
+    }
+
     /// Submits and returns: the world knows until when the ring waits.
     #[allow(clippy::unnecessary_wraps)] // the interface is the real one's
     pub(in crate::ring) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {

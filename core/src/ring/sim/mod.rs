@@ -23,11 +23,12 @@ pub(super) mod sys;
 mod world;
 
 use std::cell::RefCell;
+use std::os::fd::RawFd;
 
 pub(super) use self::kernel::Kernel;
 pub use self::net::EndId;
 pub use self::peers::{Broken, Read};
-pub use self::world::{Await, Faults, Happening, World};
+pub use self::world::{Await, Faults, Happening, SocketKey, World};
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -50,6 +51,22 @@ pub fn uninstall() -> Option<World> {
 pub fn with<R>(act: impl FnOnce(&mut World) -> R) -> R {
     #[allow(clippy::expect_used)] // nothing can be simulated without
     WORLD.with(|place| act(place.borrow_mut().as_mut().expect("no world is installed in this thread")))
+}
+
+/// A killed process had this descriptor.
+pub(super) fn lose(fd: RawFd) {
+    with(|world| world.lose(fd));
+}
+
+/// Peers of these connections may see them end in any way.
+pub(super) fn excuse(fds: impl Iterator<Item = RawFd>) {
+    with(|world| {
+        for fd in fds {
+            if let Some(end) = world.end_of(fd) {
+                world.cut.insert(end.conn);
+            }
+        }
+    });
 }
 
 /// The same where there may be none.

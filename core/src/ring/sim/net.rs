@@ -223,6 +223,10 @@ impl World {
         if std::mem::replace(&mut end.closed, true) {
             return;
         }
+        if self.kills {
+            self.cut.insert(id.conn);
+        }
+        let end = self.end(id);
         let (reset, broken, fd) = (end.reset_at_close, end.broken, end.fd.take());
         if let Some((_, key)) = fd {
             self.inodes.remove(&key);

@@ -19,6 +19,8 @@ const SKIP_SUCCESS: u8 = 1 << 6;
 /// `IORING_CQE_F_BUFFER` and `IORING_CQE_F_MORE`.
 const F_BUFFER: u32 = 1;
 const F_MORE: u32 = 2;
+/// How long the ring of a killed process may go on to be told of connections.
+const HAUNTED_US: usize = 1_500_000;
 /// Receives that one pass of a multishot recv brings at most.
 const PASSES: usize = 4;
 
@@ -36,6 +38,8 @@ pub(super) struct RingState {
     pub(super) operations: BTreeMap<u32, Flying>,
     /// What is in flight by its `user_data`.
     by_data: BTreeMap<u64, u32>,
+    /// Accepted descriptors of which the ring has not heard yet, and the `user_data` of their completions.
+    fresh: Vec<(u64, i32)>,
 }
 
 pub(super) struct Flying {
@@ -97,6 +101,7 @@ impl World {
             buffers: VecDeque::new(),
             operations: BTreeMap::new(),
             by_data: BTreeMap::new(),
+            fresh: Vec::new(),
         });
         self.rings.len() as u32 - 1
     }
@@ -109,6 +114,29 @@ impl World {
         for op in state.operations.keys().copied().collect::<Vec<_>>() {
             self.remove((ring, op));
         }
+    }
+
+    /// The process of a ring is killed: what is in flight is gone, and what it has not heard of is closed.
+    pub(super) fn kill(&mut self, ring: u32) {
+        let fresh = std::mem::take(&mut self.rings[ring as usize].fresh);
+        for listener in &mut self.listeners {
+            if listener.accepts.iter().any(|(of, _)| *of == ring) && self.random.below(2) == 0 {
+                // The kernel takes the ring apart a while after the end of the process was seen.
+                listener.haunted_until = self.now + self.random.below(HAUNTED_US) as u64;
+            }
+        }
+        self.end_ring(ring);
+        for (_, fd) in fresh {
+            fds::close(fd);
+        }
+    }
+
+    /// The last descriptors of a killed process are closed: connections that nobody else has are cut off with it.
+    pub(super) fn lose(&mut self, fd: i32) {
+        if let Some(end) = self.end_of(fd) {
+            self.cut.insert(end.conn);
+        }
+        fds::close(fd);
     }
 
     pub(super) fn publish(&mut self, ring: u32, offered: &mut Vec<(u16, usize, usize)>) {
@@ -137,7 +165,10 @@ impl World {
             // What follows from them has to be submitted.
             state.wake_at = 0;
         }
-        out.extend(state.completions.drain(..count));
+        for completion in state.completions.drain(..count) {
+            state.fresh.retain(|fresh| *fresh != (completion.user_data, completion.result));
+            out.push(completion);
+        }
     }
 
     fn post(&mut self, (ring, _): OpId, user_data: u64, result: i32, flags: u32) {
@@ -193,6 +224,13 @@ impl World {
 
     pub(super) fn submit(&mut self, ring: u32, entry: &Entry) {
         let sqe = Sqe::of(entry);
+        if !self.rings[ring as usize].alive {
+            // What a killed process had given up already.
+            if sqe.opcode == opcode::Close::CODE {
+                self.lose(sqe.fd);
+            }
+            return;
+        }
         self.note(|| {
             format!("ring {ring} submits {} {:#x} on {} ({:#x})", sqe.opcode, sqe.user_data, sqe.fd, sqe.addr)
         });
@@ -226,7 +264,7 @@ impl World {
                 };
                 let id = self.start(ring, sqe.user_data, Operation::Accept(listener));
                 self.listeners[listener as usize].accepts.push(id);
-                self.at(self.now, Event::Accept(listener));
+                self.at(self.now, Event::AcceptBy(listener, id.0, id.1));
             }
             opcode::PollAdd::CODE => {
                 let Ok(copy) = fds::copy(sqe.fd) else {
@@ -363,6 +401,7 @@ impl World {
     }
 
     pub(super) fn on_incoming(&mut self, listener: u32, conn: u32) {
+        self.coming -= 1;
         if self.listeners[listener as usize].fd.is_none() {
             self.violation("a connection was on its way when the last listening socket was closed".into());
             return self.send_reset(EndId { conn, side: 1 });
@@ -383,25 +422,53 @@ impl World {
         }
     }
 
-    /// Whoever accepts gets what waits.
+    /// A connection has come: the kernel tells one of those who accept, and nobody else.
     pub(super) fn run_accept(&mut self, listener: u32) {
+        let state = &self.listeners[listener as usize];
+        if state.haunted_until > self.now && self.random.below(4) > 0 {
+            self.count("wake-up that the ring of a dead process has eaten");
+            return;
+        }
+        if state.accepts.is_empty() {
+            return;
+        }
+        let chosen = self.random.below(state.accepts.len());
+        let (ring, op) = self.listeners[listener as usize].accepts[chosen];
+        if self.is_stalled(ring as usize) {
+            // It accepts when it gets the CPU again, unless it has stopped by then.
+            self.at(self.rings[ring as usize].stalled_until, Event::AcceptBy(listener, ring, op));
+        } else {
+            self.run_accept_by(listener, (ring, op));
+        }
+    }
+
+    /// Who was told of a connection accepts what waits, with the others who accept.
+    pub(super) fn run_accept_by(&mut self, listener: u32, told: OpId) {
+        if !self.listeners[listener as usize].accepts.contains(&told) {
+            return;
+        }
+        let mut id = told;
         loop {
-            let state = &self.listeners[listener as usize];
-            if state.queue.is_empty() || state.accepts.is_empty() {
+            if self.listeners[listener as usize].queue.is_empty() {
                 return;
             }
-            let chosen = self.random.below(state.accepts.len());
-            let id = self.listeners[listener as usize].accepts[chosen];
             if self.chance(self.faults.accept) {
                 self.count("fault: accept without descriptor");
-                self.finish(id, -libc::EMFILE, 0);
-                continue;
+                return self.finish(id, -libc::EMFILE, 0);
             }
             let Some(conn) = self.listeners[listener as usize].queue.pop_front() else { return };
             let Ok(fd) = self.give_fd(conn) else { return };
             self.note(|| format!("ring {} accepts connection {conn}", id.0));
             let user_data = self.rings[id.0 as usize].operations[&id.1].user_data;
-            self.post(id, user_data, fd.into_raw_fd(), F_MORE);
+            let fd = fd.into_raw_fd();
+            self.rings[id.0 as usize].fresh.push((user_data, fd));
+            self.post(id, user_data, fd, F_MORE);
+            // Each of those that wait has woken somebody.
+            let accepts = &self.listeners[listener as usize].accepts;
+            let other = accepts[self.random.below(accepts.len())];
+            if !self.is_stalled(other.0 as usize) {
+                id = other;
+            }
         }
     }
 

@@ -30,6 +30,7 @@ impl World {
         let listener = self.listeners.iter().position(is_open)? as u32;
         let conn = self.new_conn(End::new(Holder::Peer(peer), from), End::new(Holder::Nobody, to));
         self.conns[conn as usize].established = true;
+        self.coming += 1;
         let at: Micros = self.now + self.latency();
         self.at(at, Event::Incoming(listener, conn));
         Some(EndId { conn, side: 0 })

@@ -26,6 +26,8 @@ pub(super) struct Record {
     moving: BTreeMap<u32, Micros>,
     /// Spans of time in which a connection was on that way.
     moved: BTreeMap<u32, Vec<(Micros, Micros)>>,
+    /// Connections that could not be handed over, once at least.
+    stayed: BTreeSet<u32>,
     /// Spans in which some process got no CPU.
     stalls: Vec<(Micros, Micros)>,
     /// Spans that the clock has left out.
@@ -81,6 +83,13 @@ impl World {
         if let Some(since) = self.record.moving.remove(&down.conn) {
             let now = self.now;
             self.record.moved.entry(down.conn).or_default().push((since, now));
+        }
+    }
+
+    /// The session of this descriptor has not gone.
+    pub fn note_stay(&mut self, down: i32) {
+        if let Some(down) = self.end_of(down) {
+            self.record.stayed.insert(down.conn);
         }
     }
 
@@ -154,6 +163,13 @@ impl World {
     #[must_use]
     pub fn moves(&self, end: EndId) -> u64 {
         self.record.moved.get(&end.conn).map_or(0, |moved| moved.len() as u64)
+    }
+
+    /// Whether this connection may have been told to end because its process does: it could not be handed over, or was not to
+    /// be.
+    #[must_use]
+    pub fn may_have_drained(&self, end: EndId) -> bool {
+        self.record.stayed.contains(&end.conn) || self.counts().contains_key("drain")
     }
 
     /// When the last jump of the clock ended that began in this span.

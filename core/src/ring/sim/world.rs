@@ -1,10 +1,10 @@
 //! The clock, the events to come, and what is decided by chance.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::fds::{Eyes, Key, Token, pair};
@@ -86,6 +86,10 @@ pub enum Happening {
     Nothing,
 }
 
+/// See [`World::key`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey(Key);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
     Deliver(u32, u8),
@@ -95,6 +99,8 @@ pub(super) enum Event {
     Send(u32, u32),
     Cancel(u32, u32),
     Accept(u32),
+    /// Who was told of connections in the queue of this listener accepts them: ring and operation.
+    AcceptBy(u32, u32, u32),
     /// A connection arrives in the queue of a listener.
     Incoming(u32, u32),
     Wake(u32),
@@ -106,6 +112,8 @@ pub(super) struct Listener {
     pub(super) queue: VecDeque<u32>,
     /// Accepts in flight: ring and operation.
     pub(super) accepts: Vec<(u32, u32)>,
+    /// Until then the ring of a process that was killed may be told of connections.
+    pub(super) haunted_until: Micros,
 }
 
 /// See the module.
@@ -139,6 +147,16 @@ pub struct World {
     prints: bool,
     /// Peers that are about to be woken.
     woken: Vec<bool>,
+    /// Connections that a killed process has taken with it.
+    pub(super) cut: BTreeSet<u32>,
+    /// A process is being killed.
+    pub(super) kills: bool,
+    /// Virtual time for which a process hung at most.
+    hung: Micros,
+    /// Connections that are about to come into the queue of a listener.
+    pub(super) coming: usize,
+    /// Ends of channels whose other end a killed process had.
+    orphans: BTreeSet<Key>,
 }
 
 /// What a descriptor stands for.
@@ -178,6 +196,11 @@ impl World {
             is_traced: false,
             prints: false,
             woken: Vec::new(),
+            cut: BTreeSet::new(),
+            kills: false,
+            hung: 0,
+            coming: 0,
+            orphans: BTreeSet::new(),
         })
     }
 
@@ -329,6 +352,7 @@ impl World {
             Event::Send(ring, op) => self.run_send((ring, op)),
             Event::Cancel(ring, op) => self.run_cancel((ring, op)),
             Event::Accept(listener) => self.run_accept(listener),
+            Event::AcceptBy(listener, ring, op) => self.run_accept_by(listener, (ring, op)),
             Event::Incoming(listener, conn) => self.on_incoming(listener, conn),
             Event::Wake(peer) => {
                 if let Some(woken) = self.woken.get_mut(peer as usize) {
@@ -390,6 +414,53 @@ impl World {
         }
     }
 
+    /// Notices what was closed because a process was killed. To be called when all of it is gone.
+    pub fn look_after_kill(&mut self) {
+        self.kills = true;
+        self.look();
+        self.kills = false;
+    }
+
+    /// Whether a process that was killed had this connection, or whether somebody has cut it off who may.
+    #[must_use]
+    pub fn was_cut(&self, end: EndId) -> bool {
+        self.cut.contains(&end.conn)
+    }
+
+    /// A process hangs for so long.
+    pub fn set_hung(&mut self, us: Micros) {
+        self.hung = self.hung.max(us);
+    }
+
+    /// Whether a process hung for so long that time-outs of its connections may have passed.
+    #[must_use]
+    pub const fn has_hung(&self) -> bool {
+        self.hung >= 1_000_000
+    }
+
+    /// Whether a connection waits to be accepted, or will soon.
+    #[must_use]
+    pub fn is_anybody_coming(&self) -> bool {
+        self.coming > 0 || self.listeners.iter().any(|listener| !listener.queue.is_empty())
+    }
+
+    /// What tells a socket from all others, whoever has it.
+    #[must_use]
+    pub fn key(fd: BorrowedFd<'_>) -> SocketKey {
+        SocketKey(super::fds::key_of(fd.as_raw_fd()).unwrap_or_default())
+    }
+
+    /// The process at the other end of this channel was killed.
+    pub fn orphan(&mut self, SocketKey(key): SocketKey) {
+        self.orphans.insert(key);
+    }
+
+    /// Whether the process at the other end of this channel was killed.
+    #[must_use]
+    pub fn is_orphan(&self, SocketKey(key): SocketKey) -> bool {
+        self.orphans.contains(&key)
+    }
+
     /// A listening socket of the code under test.
     ///
     /// # Errors
@@ -398,15 +469,22 @@ impl World {
         let number = self.listeners.len() as u32;
         let (ours, theirs) = pair()?;
         self.eyes.await_end(&ours, Token::Listener(number))?;
-        let key = super::fds::key_of(std::os::fd::AsRawFd::as_raw_fd(&theirs)).unwrap_or_default();
+        let key = super::fds::key_of(theirs.as_raw_fd()).unwrap_or_default();
         self.inodes.insert(key, Socket::Listener(number));
         self.listeners.push(Listener {
             address,
             fd: Some((ours, key)),
             queue: VecDeque::new(),
             accepts: Vec::new(),
+            haunted_until: 0,
         });
         Ok(theirs)
+    }
+
+    /// Whether a listening socket of the code under test has this address.
+    #[must_use]
+    pub fn is_listening(&self, address: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| listener.address == address && listener.fd.is_some())
     }
 
     /// Connections of the code under test that are open.

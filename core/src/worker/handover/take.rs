@@ -19,6 +19,8 @@ use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
 use crate::proxy::{Gate, IdleParcel, Session, SessionParcel};
 use crate::ring::Socket;
+#[cfg(feature = "sim")]
+use crate::ring::sim;
 use crate::stats::HandoverScope;
 use crate::worker::Shared;
 use crate::worker::accept::Service;
@@ -127,7 +129,7 @@ pub(in crate::worker) async fn take_parcels(shared: Rc<Shared>, mut connection: 
                 sent = connection.flush().map(|_| ());
             }
             if let Err(error) = sent
-                && connection.peer_has_ended() == Some(false)
+                && peer_has_ended(&connection) == Some(false)
             {
                 tracing::warn!(%error, "the process before goes on with connections that it had sent");
                 taken.into_iter().for_each(|settle| settle(false));
@@ -141,6 +143,15 @@ pub(in crate::worker) async fn take_parcels(shared: Rc<Shared>, mut connection: 
         }
         ring.wait(if is_full { ring.now() } else { NEVER }).await;
     }
+}
+
+/// Whether the process at the other end has ended, as far as that can be seen.
+fn peer_has_ended(connection: &Connection) -> Option<bool> {
+    let ended = connection.peer_has_ended();
+    // All simulated processes are one.
+    #[cfg(feature = "sim")]
+    let ended = ended.map(|_| sim::with(|world| world.is_orphan(sim::World::key(connection.as_fd()))));
+    ended
 }
 
 /// Makes a session of a parcel.
