@@ -315,6 +315,11 @@ impl Instance {
         self.bury(n, now);
     }
 
+    /// The clock has jumped: what was looked at is looked at anew.
+    pub const fn on_jump(&mut self) {
+        (self.nobody_accepts, self.two_serve) = (None, None);
+    }
+
     /// Whether it is the turn of processes only, because a session is in a state that is rare.
     pub const fn is_focused(&self) -> bool {
         self.focus > 0

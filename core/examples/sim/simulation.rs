@@ -184,6 +184,7 @@ impl Simulation {
         if sim::with(|world| world.now()) >= at && self.instance.alone().is_some() {
             (self.jump, self.jumped) = (None, by);
             sim::with(|world| world.jump(by));
+            self.instance.on_jump();
         }
     }
 

@@ -197,7 +197,8 @@ fn judge(wait: &mut Wait) {
         }
         let (Some(from), Some(until)) = (wait.from, wait.until) else {
             let is_moved_pool = wait.kind == Kind::Pool && world.counts().contains_key("handover");
-            if world.jumped(0, now).is_some() || world.may_have_drained(end) || is_moved_pool {
+            let has_hung = world.lost_us(end, 0, now) >= wait.timeout_us;
+            if has_hung || world.jumped(0, now).is_some() || world.may_have_drained(end) || is_moved_pool {
                 return; // something else was first
             }
             return world.violation(format!("it fired before it had begun: {wait:?}"));
@@ -219,7 +220,8 @@ fn judge(wait: &mut Wait) {
         let faults = &world.faults;
         let latency = 2 * (faults.latency.0 + faults.latency.1 as u64);
         let late = LATE_OPERATIONS * faults.late_us as u64;
-        let housekeeping = if wait.kind == Kind::Pool { HOUSEKEEPING_US } else { 0 };
+        // Each process looks at its pools at times of its own.
+        let housekeeping = if wait.kind == Kind::Pool { HOUSEKEEPING_US * (1 + handovers) } else { 0 };
         // A wait that was about to begin when the clock jumped has begun behind that.
         let due = until.max(world.jumped(from, now).unwrap_or(0)) + time;
         let latest = due + rounding + latency + late + lost + housekeeping + TURNS_US;
@@ -330,8 +332,12 @@ impl Client {
         };
         // When the clock jumps other waits than the planned one may be over; a process that ends, or is killed, takes
         // its connections with it.
+        let timeout_us = self.book.borrow()[self.n].timeout_us;
         let is_excused = sim::with(|world| {
-            world.jumped(self.starts_at, world.now()).is_some() || world.may_have_drained(end) || world.was_cut(end)
+            let now = world.now();
+            let has_hung = world.lost_us(end, self.starts_at, now) >= timeout_us;
+            let has_jumped = world.jumped(self.starts_at, now).is_some();
+            has_hung || has_jumped || world.may_have_drained(end) || world.was_cut(end)
         });
         if sim::with(|world| world.was_cut(end)) {
             self.book.borrow_mut()[self.n].is_over = true;
