@@ -39,7 +39,10 @@ impl Totals {
         }
         let sum = |of: fn(&Await) -> u64| self.awaits.values().map(of).sum::<u64>();
         println!("{:>12}  awaits of sessions", sum(|one| one.waited));
-        println!("{:>12}  sessions dropped there and driven again in the same process", sum(|one| one.dropped));
+        println!(
+            "{:>12}  sessions dropped there and driven again in the same process",
+            sum(|one| one.dropped)
+        );
         println!("{:>12}  sessions dropped there and driven again in the next process", sum(|one| one.moved));
         let missing = |of: fn(&Await) -> u64, too_transient: bool| {
             let known = states::all().filter(|state| too_transient || states::never_waits(state).is_none());
@@ -53,7 +56,8 @@ impl Totals {
         );
         if coverage {
             println!("\n      awaits     dropped       moved  state");
-            let others = self.awaits.keys().map(String::as_str).filter(|state| !states::all().any(|s| s == *state));
+            let others =
+                self.awaits.keys().map(String::as_str).filter(|state| !states::all().any(|s| s == *state));
             for state in states::all().chain(others) {
                 let Await { waited, dropped, moved } = self.awaits.get(state).copied().unwrap_or_default();
                 let mark = match (states::never_waits(state), dropped == 0, moved == 0) {

@@ -105,10 +105,14 @@ impl Scenario for TimeoutScenario {
     fn config(&self) -> String {
         let mut text = String::new();
         for (n, (kind, ms)) in KINDS.iter().zip(&self.timeouts).enumerate() {
-            let time = |own: &[Kind]| if own.contains(kind) { format!("\"{ms}ms\"") } else { "\"1h\"".into() };
+            let time =
+                |own: &[Kind]| if own.contains(kind) { format!("\"{ms}ms\"") } else { "\"1h\"".into() };
             text += &format!("[[listeners]]\nname = \"l{n}\"\naddress = \"{}\"\n", listener_of(*kind));
             if matches!(kind, Kind::TcpConnect | Kind::TcpIdle) {
-                text += &format!("protocol = \"tcp\"\ncluster = \"c{n}\"\nidle_timeout = {}\n", time(&[Kind::TcpIdle]));
+                text += &format!(
+                    "protocol = \"tcp\"\ncluster = \"c{n}\"\nidle_timeout = {}\n",
+                    time(&[Kind::TcpIdle])
+                );
             } else {
                 text += &format!(
                     "[listeners.timeouts]\nrequest_head = {}\nidle = {}\nstream_idle = {}\nrequest = {}\n\
@@ -246,7 +250,8 @@ struct Client {
 impl Client {
     fn new(book: Book, me: u32, n: usize, starts_at: u64) -> Self {
         let kind = book.borrow()[n].kind;
-        let head = |method, rest: &str| format!("{method} /t/{n} HTTP/1.1\r\nhost: sim\r\n{rest}").into_bytes();
+        let head =
+            |method, rest: &str| format!("{method} /t/{n} HTTP/1.1\r\nhost: sim\r\n{rest}").into_bytes();
         let output = match kind {
             Kind::Silent => Vec::new(),
             Kind::Head => head("GET", "x-incomp"),
@@ -290,8 +295,10 @@ impl Client {
                 Read::Nothing => return,
                 Read::Data(bytes) => {
                     let wait = &mut self.book.borrow_mut()[self.n];
-                    let is_answer =
-                        matches!(self.kind, Kind::Head | Kind::Connect | Kind::Response | Kind::Upload | Kind::Request);
+                    let is_answer = matches!(
+                        self.kind,
+                        Kind::Head | Kind::Connect | Kind::Response | Kind::Upload | Kind::Request
+                    );
                     if is_answer && self.input.is_empty() {
                         judge(wait);
                     }
@@ -420,7 +427,9 @@ impl Origin {
         self.wait = Some(n);
         let answer: String = match self.kind {
             Kind::Idle | Kind::Pool => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello".into(),
-            Kind::Download => format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n{}", "d".repeat(PART)),
+            Kind::Download => {
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n{}", "d".repeat(PART))
+            }
             Kind::Tunnel => {
                 "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\ntunnel".into()
             }

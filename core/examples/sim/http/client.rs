@@ -9,7 +9,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Bad, Break, LISTENER, Plan, hostile, Shared, request_key, response_key, violation};
+use super::{Bad, Break, LISTENER, Plan, Shared, hostile, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 

@@ -16,8 +16,8 @@ use ouro::ring::sim::{self, EndId};
 use self::client::Client;
 use self::origin::Origin;
 use self::wire::Framing;
-use crate::states;
 use crate::simulation::{Peer, Scenario};
+use crate::states;
 
 pub const LISTENER: &str = "127.0.0.1:8000";
 

@@ -4,7 +4,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Bad, Break, hostile, Plan, Shared, request_key, response_key, violation};
+use super::{Bad, Break, Plan, Shared, hostile, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 
@@ -203,7 +203,11 @@ impl Origin {
                 let mut data = Vec::new();
                 body.take(&mut self.input, &mut data)?;
                 let bad = self.book.borrow().plans[*id].bad;
-                let good = if let Some(Bad::Chunk(_, good)) = bad { good.saturating_sub(*received) } else { data.len() };
+                let good = if let Some(Bad::Chunk(_, good)) = bad {
+                    good.saturating_sub(*received)
+                } else {
+                    data.len()
+                };
                 let known = &data[..good.min(data.len())];
                 if let Some(at) = content::difference(request_key(*id), *received, known) {
                     return Err(format!("request {id}: the byte at {at} of its body is wrong"));
@@ -211,7 +215,9 @@ impl Origin {
                 *received += data.len();
                 let (id, received, done) = (*id, *received, *body == Body::Done);
                 let plan = self.plan(id);
-                if (received > plan.request_len && plan.bad.is_none()) || (done && received != plan.request_len) {
+                if (received > plan.request_len && plan.bad.is_none())
+                    || (done && received != plan.request_len)
+                {
                     return Err(format!("request {id}: {received} bytes of body, not {}", plan.request_len));
                 }
                 if !done {
@@ -252,7 +258,9 @@ impl Origin {
                 let (up, _) = self.plan(id).tunnel.unwrap_or_default();
                 if self.eof {
                     let is_lost = sim::with(|world| {
-                        world.jumped(0, now).is_some() || world.is_cut_off(self.end) || world.was_cut(self.end)
+                        world.jumped(0, now).is_some()
+                            || world.is_cut_off(self.end)
+                            || world.was_cut(self.end)
                     });
                     let abandoned = is_lost || self.book.borrow().fates[id].abandoned;
                     if received != up && !abandoned {

@@ -9,6 +9,7 @@ use crate::base::limits;
 use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
 use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
 use crate::proxy::headers::{Received, RequestRules, write_request};
+use crate::proxy::relay::cut_off_unsent;
 use crate::proxy::reply::Reply;
 use crate::proxy::{Record, Step};
 use crate::ring::Chunk;
@@ -51,6 +52,7 @@ impl Http1 {
         let idle_since = activity.max(self.since);
         let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
         if expires <= self.context.ring.now() {
+            cut_off_unsent(&self.down);
             return Some(Step::Done);
         }
         #[allow(clippy::cast_possible_truncation)] // a small constant
