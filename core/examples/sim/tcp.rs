@@ -269,8 +269,14 @@ impl TcpPeer {
         self.done = true;
         // A process that is killed takes its connections with it, and no others.
         let cut = sim::with(|world| {
-            world.peer_close(end);
-            world.was_cut(end)
+            let cut = world.was_cut(end);
+            // Where another process has taken it after all, this is no end in order either.
+            if cut {
+                world.peer_reset(end);
+            } else {
+                world.peer_close(end);
+            }
+            cut
         });
         let mut book = self.book.borrow_mut();
         let partner = self.incoming();

@@ -166,10 +166,11 @@ impl World {
     }
 
     /// Whether this connection may have been told to end because its process does: it could not be handed over, or was not to
-    /// be.
+    /// be, or a restart has failed.
     #[must_use]
     pub fn may_have_drained(&self, end: EndId) -> bool {
-        self.record.stayed.contains(&end.conn) || self.counts().contains_key("drain")
+        let whys = ["drain", "fault: crash of a process", "fault: a process hangs in a restart"];
+        self.record.stayed.contains(&end.conn) || whys.iter().any(|why| self.counts().contains_key(why))
     }
 
     /// When the last jump of the clock ended that began in this span.
