@@ -19,6 +19,10 @@ use crate::wires::{Side, Wires};
 const NOBODY_ACCEPTS_US: u64 = 9_000_000;
 /// Virtual time for which two processes may accept at the restart socket: one of them has not read yet that it is given up.
 const TWO_SERVE_US: u64 = 1_000_000;
+/// Virtual time for which a handover waits for the state that it is aimed at.
+const AIM_US: u64 = 300_000;
+/// Turns that processes have for themselves once a session is in that state, so that it is still there.
+const FOCUS_TURNS: u32 = 200;
 /// How long a process that hangs does so.
 const STALLS_US: [usize; 4] = [500_000, 5_000_000, 20_000_000, 150_000_000];
 /// Steps of a restart after which a process crashes or hangs.
@@ -61,8 +65,10 @@ pub struct Instance {
     pub random: Random,
     /// Channels for connections: the processes at both ends, and the ends.
     pub channels: Vec<([Option<usize>; 2], [SocketKey; 2])>,
-    /// Connections that the proxy has cut off for want of buffers.
-    pub cut_off: u64,
+    /// States of sessions that handovers wait for.
+    aims: &'static [&'static str],
+    /// A session is there: for so many turns only processes have theirs.
+    focus: u32,
     /// Virtual time for which processes hung.
     pub stalled_us: u64,
     /// Of processes that have ended in good order.
@@ -84,7 +90,7 @@ pub fn identity(n: usize) -> Identity {
 }
 
 impl Instance {
-    pub fn new(model: Model, mut random: Random) -> Self {
+    pub fn new(model: Model, mut random: Random, aims: &'static [&'static str]) -> Self {
         let manner = Manner {
             live: random.below(8) > 0,
             drain_ms: [0, 3_000, 600_000][random.below(3)],
@@ -94,6 +100,8 @@ impl Instance {
         let mut restarts: VecDeque<u64> = VecDeque::new();
         for _ in 0..[0, 1, 1, 2, 3, 16][random.below(6)] {
             let after = [2_000, 50_000, 2_000_000][random.below(3)];
+            // Those that wait for something begin early.
+            let after = if aims.is_empty() { after } else { 100_000 };
             restarts.push_back(1 + random.below(after) as u64);
         }
         let mut this = Self {
@@ -103,7 +111,8 @@ impl Instance {
             wires: Wires::default(),
             random,
             channels: Vec::new(),
-            cut_off: 0,
+            aims,
+            focus: 0,
             stalled_us: 0,
             memberships: Vec::new(),
             is_rough: manner.overlapping,
@@ -202,6 +211,7 @@ impl Instance {
     /// Lets one of the processes that have something to do go on.
     pub fn turn(&mut self) -> bool {
         let now = sim::with(|world| world.now());
+        self.focus = self.focus.saturating_sub(1);
         self.watch(now);
         let count = self.processes.len();
         for n in 0..count {
@@ -286,11 +296,11 @@ impl Instance {
             stalls
         });
         let Some(running) = worker.running.as_mut().filter(|_| !stalled) else { return };
+        sim::with(|world| world.set_turn(ring));
         if running.turn() {
             return;
         }
         let stats = running.ring_stats();
-        self.cut_off += stats.cut_off;
         sim::with(|world| {
             world.note(|| format!("process {n} with ring {ring} has ended"));
             let left = world.in_flight(ring);
@@ -306,6 +316,45 @@ impl Instance {
         process.course.worker_ended();
         let now = sim::with(|world| world.now());
         self.bury(n, now, false);
+    }
+
+    /// The clock has jumped: what was looked at is looked at anew.
+    pub const fn on_jump(&mut self) {
+        (self.nobody_accepts, self.two_serve) = (None, None);
+    }
+
+    /// Whether it is the turn of processes only, because a session is in a state that is rare.
+    pub const fn is_focused(&self) -> bool {
+        self.focus > 0
+    }
+
+    /// Whether this process waits for a state of its sessions before it begins to hand them over.
+    pub fn waits_for_aim(&mut self, n: usize, now: u64) -> bool {
+        let Some(ring) = self.processes[n].worker.as_ref().map(|worker| worker.ring) else { return false };
+        if self.aims.is_empty() {
+            return false;
+        }
+        let until = self.processes[n].aims_until.unwrap_or_else(|| {
+            // The rare ones come first, and are aimed at more often; one of three will do.
+            let most = 1 + self.random.below(self.aims.len());
+            let first = self.random.below(most);
+            let aim = &self.aims[first..(first + 3).min(self.aims.len())];
+            note(|| format!("connections move when a session is in one of these states: {aim:?}"));
+            sim::with(|world| world.set_aim(Some((aim, ring))));
+            now + AIM_US
+        });
+        let is_hit = sim::with(|world| world.aim_is_hit());
+        if until > now && !is_hit {
+            self.processes[n].aims_until = Some(until);
+            return true;
+        }
+        if is_hit {
+            sim::with(|world| world.count("handover as aimed"));
+            self.focus = FOCUS_TURNS;
+        }
+        self.processes[n].aims_until = None;
+        sim::with(|world| world.set_aim(None));
+        false
     }
 
     /// The process is over: what it has is closed.
@@ -340,7 +389,6 @@ impl Instance {
             world.look();
         });
         if let Some(running) = self.processes[n].worker.as_mut().and_then(|worker| worker.running.take()) {
-            self.cut_off += running.ring_stats().cut_off;
             running.kill();
         }
         sim::with(World::look_after_kill);

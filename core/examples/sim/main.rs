@@ -10,7 +10,9 @@ mod process;
 mod report;
 mod roles;
 mod simulation;
+mod states;
 mod tcp;
+mod timeouts;
 mod wires;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +76,9 @@ type Kind = (&'static str, Make);
 
 const SCENARIOS: &[Kind] = &[
     ("tcp", |seed| Box::new(tcp::TcpScenario::new(seed))),
-    ("http", |seed| Box::new(http::HttpScenario::new(seed))),
+    ("http", |seed| Box::new(http::HttpScenario::new(seed, false))),
+    ("hostile", |seed| Box::new(http::HttpScenario::new(seed, true))),
+    ("timeouts", |seed| Box::new(timeouts::TimeoutScenario::new(seed))),
 ];
 
 /// Runs one seed; a panic is a failure like any other.
@@ -159,9 +163,10 @@ fn check_mutations(kinds: &[Kind], threads: usize) -> bool {
     all
 }
 
-/// Scenarios take turns.
+/// Scenarios take turns. That with the most states has every second one.
 fn kind_of(seed: u64, kinds: &[Kind]) -> Kind {
-    kinds[(seed % kinds.len() as u64) as usize]
+    let most = kinds.iter().find(|(name, _)| *name == "http").filter(|_| seed % 2 == 1);
+    *most.unwrap_or_else(|| &kinds[(seed / 2 % kinds.len() as u64) as usize])
 }
 
 /// The seeds of [`REGRESSIONS`].

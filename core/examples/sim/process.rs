@@ -88,6 +88,8 @@ pub struct Process {
     pub preparing: Option<Preparing>,
     pub look_at: Option<u64>,
     pub deadline: Option<u64>,
+    /// Until when it waits for a session that is in a rare state, with handing over.
+    pub aims_until: Option<u64>,
     pub is_orphaned: bool,
     /// The process after it has been replaced itself.
     pub is_superseded: bool,
@@ -127,6 +129,7 @@ impl Process {
             preparing: None,
             look_at: None,
             deadline: None,
+            aims_until: None,
             is_orphaned: false,
             is_superseded: false,
             accepts: false,
@@ -169,11 +172,12 @@ impl Process {
     /// When there is something to do but for frames and timers of the roles.
     pub fn due_at(&self, now: u64) -> u64 {
         let reports = self.worker.as_ref().is_some_and(|worker| !worker.reports.borrow().is_empty());
-        if !self.todo.is_empty() || reports {
+        let waits = self.aims_until.filter(|_| !sim::with(|world| world.aim_is_hit()));
+        if reports || (!self.todo.is_empty() && waits.is_none()) {
             return now;
         }
         let queue_look = self.course.queue_look().map(|ms| ms * 1000);
-        let looks = [self.look_at, queue_look, self.deadline];
+        let looks = [self.look_at, queue_look, self.deadline, waits];
         looks.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 }
@@ -187,7 +191,10 @@ impl Instance {
             }
             return at <= now;
         }
+        let begins = matches!(self.processes[n].todo.front(), Some(Todo::BeginDrain { live: Some(_), .. }));
+        let waits = begins && self.waits_for_aim(n, now);
         if self.processes[n].preparing.is_none()
+            && !waits
             && let Some(todo) = self.processes[n].todo.pop_front()
         {
             self.act(n, todo, now);
@@ -256,7 +263,7 @@ impl Instance {
                 process.tell(Message::StopAccepting);
             }
             Todo::BeginDrain { drain, live } => {
-                sim::with(|world| world.count("handover"));
+                sim::with(|world| world.count(if live.is_some() { "handover" } else { "drain" }));
                 let channel = live.and_then(|peer| self.open_channel(n, peer, now));
                 let process = &mut self.processes[n];
                 let times = (drain.drain_ms, drain.parent_shutdown_ms);

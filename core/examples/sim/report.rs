@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ouro::ring::sim::Await;
+
 use crate::simulation::Summary;
+use crate::states;
 
 /// Lines of the trace that a failure shows.
 const TRACE_SHOWN: usize = 30;
@@ -11,7 +14,7 @@ const TRACE_SHOWN: usize = 30;
 #[derive(Default)]
 pub struct Totals {
     counts: BTreeMap<String, u64>,
-    awaits: BTreeMap<String, (u64, u64)>,
+    awaits: BTreeMap<String, Await>,
 }
 
 impl Totals {
@@ -22,9 +25,11 @@ impl Totals {
         for (what, count) in own.chain(counts.iter().cloned()) {
             *self.counts.entry(what).or_default() += count;
         }
-        for (state, (waited, dropped)) in awaits {
+        for (state, one) in awaits {
             let known = self.awaits.entry(state.clone()).or_default();
-            *known = (known.0 + waited, known.1 + dropped);
+            known.waited += one.waited;
+            known.dropped += one.dropped;
+            known.moved += one.moved;
         }
     }
 
@@ -32,20 +37,37 @@ impl Totals {
         for (what, count) in &self.counts {
             println!("{count:>12}  {what}");
         }
-        let (waited, dropped) = self.awaits.values().fold((0, 0), |(w, d), (one, two)| (w + one, d + two));
-        println!("{waited:>12}  awaits of sessions");
-        println!("{dropped:>12}  sessions dropped at an await and driven again elsewhere");
-        let never: Vec<_> = self.awaits.iter().filter(|(_, (_, dropped))| *dropped == 0).collect();
+        let sum = |of: fn(&Await) -> u64| self.awaits.values().map(of).sum::<u64>();
+        println!("{:>12}  awaits of sessions", sum(|one| one.waited));
         println!(
-            "{:>12}  states of sessions, of which {} were never dropped",
-            self.awaits.len(),
-            never.len()
+            "{:>12}  sessions dropped there and driven again in the same process",
+            sum(|one| one.dropped)
+        );
+        println!("{:>12}  sessions dropped there and driven again in the next process", sum(|one| one.moved));
+        let missing = |of: fn(&Await) -> u64, too_transient: bool| {
+            let known = states::all().filter(|state| too_transient || states::never_waits(state).is_none());
+            known.filter(|state| self.awaits.get(*state).map_or(0, of) == 0).count()
+        };
+        println!(
+            "{:>12}  states of sessions, of which {} were never dropped in the same process, {} never on the way to the next",
+            states::all().count(),
+            missing(|one| one.dropped, false),
+            missing(|one| one.moved, true),
         );
         if coverage {
-            println!("\n      awaits     dropped  state");
-            for (state, (waited, dropped)) in &self.awaits {
-                let mark = if *dropped == 0 { "  NEVER DROPPED" } else { "" };
-                println!("{waited:>12}{dropped:>12}  {state}{mark}");
+            println!("\n      awaits     dropped       moved  state");
+            let others =
+                self.awaits.keys().map(String::as_str).filter(|state| !states::all().any(|s| s == *state));
+            for state in states::all().chain(others) {
+                let Await { waited, dropped, moved } = self.awaits.get(state).copied().unwrap_or_default();
+                let mark = match (states::never_waits(state), dropped == 0, moved == 0) {
+                    (Some(why), _, false) => format!("  (nobody waits there: {why})"),
+                    (Some(_), _, true) | (None, false, true) => "  NEVER MOVED".into(),
+                    (None, true, true) => "  NEVER DROPPED".into(),
+                    (None, true, false) => "  NEVER DROPPED IN THE SAME PROCESS".into(),
+                    (None, false, false) => String::new(),
+                };
+                println!("{waited:>12}{dropped:>12}{moved:>12}  {state}{mark}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ouro::base::random::Random;
-use ouro::ring::sim::{self, EndId, Faults, Happening, World};
+use ouro::ring::sim::{self, Await, EndId, Faults, Happening, World};
 use ouro::worker::Running;
 use ouro_shm::ReadOptions;
 
@@ -34,24 +34,12 @@ pub trait Scenario {
     fn clients(&mut self, first: u32, random: &mut Random) -> Vec<Box<dyn Peer>>;
     /// The proxy has connected to an origin.
     fn accepted(&mut self, number: u32, to: SocketAddr, end: EndId) -> Box<dyn Peer>;
+    /// States of sessions that a restart may be aimed at.
+    fn aims(&self) -> &'static [&'static str];
     /// Looks whether everything is as it should be once all peers are done.
-    fn check(&mut self, disturbances: &Disturbances) -> Vec<String>;
-}
-
-/// What a proxy cannot hide from its peers, however perfect it is.
-#[derive(Debug)]
-pub struct Disturbances {
-    /// Connections that were cut off because they kept buffers that others waited for.
-    pub cut_off: u64,
-    /// Connects that failed, or were never answered.
-    pub connects: u64,
-}
-
-impl Disturbances {
-    /// All of them.
-    pub const fn total(&self) -> u64 {
-        self.cut_off + self.connects
-    }
+    fn check(&mut self) -> Vec<String>;
+    /// What goes wrong in this scenario otherwise than usual.
+    fn adjust(&self, _: &mut Faults) {}
 }
 
 /// How a run went.
@@ -59,8 +47,8 @@ impl Disturbances {
 pub struct Summary {
     pub violations: Vec<String>,
     pub counts: Vec<(String, u64)>,
-    /// States in which sessions have waited: how often, and how often they were dropped there.
-    pub awaits: Vec<(String, (u64, u64))>,
+    /// States in which sessions have waited.
+    pub awaits: Vec<(String, Await)>,
     pub trace: Vec<String>,
     pub virtual_ms: u64,
     pub turns: u64,
@@ -73,13 +61,18 @@ pub struct Simulation {
     random: Random,
     turns: u64,
     draining_since: Option<u64>,
+    /// When the clock is to jump, and by how much.
+    jump: Option<(u64, u64)>,
+    /// By how much it has.
+    jumped: u64,
 }
 
 impl Simulation {
     /// Installs a world for this run.
     pub fn new(seed: u64, mut scenario: Box<dyn Scenario>, traced: Option<bool>) -> Self {
         let mut random = Random::new(seed);
-        let faults = faults(&mut random);
+        let mut faults = faults(&mut random);
+        scenario.adjust(&mut faults);
         let mut world = World::new(random.next_u64(), faults).unwrap();
         if let Some(prints) = traced {
             world.set_traced(prints);
@@ -91,8 +84,14 @@ impl Simulation {
         model.server.buffer_memory = model.server.buffer_size * (8 << random.below(5));
         sim::install(world);
         let peers = scenario.clients(0, &mut random);
-        let instance = Instance::new(model, Random::new(random.next_u64()));
-        Self { instance, peers, scenario, random, turns: 0, draining_since: None }
+        let jump = (random.below(8) == 0).then(|| {
+            let at = [1_000, 100_000, 2_000_000][random.below(3)];
+            let by = [2_000_000, 20_000_000, 1_800_000_000][random.below(3)];
+            (random.below(at) as u64, 1 + random.below(by) as u64)
+        });
+        let aims = if random.below(2) == 0 { scenario.aims() } else { &[] };
+        let instance = Instance::new(model, Random::new(random.next_u64()), aims);
+        Self { instance, peers, scenario, random, turns: 0, draining_since: None, jump, jumped: 0 }
     }
 
     /// Runs until everything is over, and says how it went.
@@ -127,6 +126,7 @@ impl Simulation {
             if let Some(violation) = sim::with(|world| world.violations().first().cloned()) {
                 return Err(violation);
             }
+            self.jump(has_begun);
             let done = self.peers_are_done();
             if self.draining_since.is_none() && !done {
                 self.instance.begin_restart();
@@ -138,7 +138,7 @@ impl Simulation {
                     sim::with(|world| world.wake(n as u32, 0));
                 }
             }
-            let event_first = self.random.below(2) == 0;
+            let event_first = !self.instance.is_focused() && self.random.below(2) == 0;
             if event_first && self.happen() {
                 continue;
             }
@@ -161,7 +161,7 @@ impl Simulation {
                 self.instance.stop(last);
                 continue;
             }
-            let limit = LIMIT_US + self.instance.stalled_us;
+            let limit = LIMIT_US + self.jumped + self.instance.stalled_us;
             let starved = now > limit || self.draining_since.is_some_and(|since| now > since + END_US);
             match self.next_time() {
                 Some(at) if !starved => {
@@ -175,6 +175,16 @@ impl Simulation {
                 }
                 _ => return Err(self.describe_starved()),
             }
+        }
+    }
+
+    /// Lets the clock jump if it is to, while no restart is going on: its deadlines would pass, too.
+    fn jump(&mut self, has_begun: bool) {
+        let Some((at, by)) = self.jump.filter(|_| has_begun && self.draining_since.is_none()) else { return };
+        if sim::with(|world| world.now()) >= at && self.instance.alone().is_some() {
+            (self.jump, self.jumped) = (None, by);
+            sim::with(|world| world.jump(by));
+            self.instance.on_jump();
         }
     }
 
@@ -221,11 +231,7 @@ impl Simulation {
 
     /// What must hold when everything is over.
     fn check(&mut self) -> Vec<String> {
-        let mut wrong = {
-            let count = |what| sim::with(|world| world.counts().get(what).copied().unwrap_or(0));
-            let connects = count("fault: connect refused") + count("fault: connect without answer");
-            self.scenario.check(&Disturbances { cut_off: self.instance.cut_off, connects })
-        };
+        let mut wrong = self.scenario.check();
         sim::with(World::look);
         let open = sim::with(|world| world.open_ends());
         if open > 0 {
@@ -270,8 +276,10 @@ fn faults(random: &mut Random) -> Faults {
         accept: chance(64),
         copy: chance(128),
         split: chance(512),
+        socket: chance(64),
         ..Faults::default()
     };
+    faults.drop_task = [0, 16, 128, 512][random.below(4)];
     faults.late_us = [50, 1_000, 30_000][random.below(3)];
     faults.stall_us = [100, 5_000, 200_000][random.below(3)];
     faults.submissions = [1, 3, 16, 1024][random.below(4)];

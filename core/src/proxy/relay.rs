@@ -49,6 +49,14 @@ impl Direction {
     }
 }
 
+/// Has a connection on which nothing moved for too long end with RST where it still has bytes to send: a peer that does not
+/// get them must not take what it got for all.
+pub(super) fn cut_off_unsent(socket: &Socket) {
+    if socket.status().unsent > 0 {
+        socket.reset_at_close();
+    }
+}
+
 /// Moves what has come in both directions.
 pub(super) fn pump_both(
     down: &Socket,

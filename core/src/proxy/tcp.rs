@@ -10,7 +10,7 @@ use super::context::{Context, Gate, Permit, TcpService};
 use super::parcel::{
     self, ConnectingParcel, RelayParcel, Restored, SessionParcel, SocketParcel, UpstreamParcel,
 };
-use super::relay::{Direction, Outcome, pump_both};
+use super::relay::{Direction, Outcome, cut_off_unsent, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
 use crate::ring::{Link, Ring, Socket};
@@ -218,6 +218,8 @@ impl Session for Tcp {
                 if expires <= self.context.ring.now() {
                     self.service.stats.inc(TcpScope::IDLE_TIMEOUT);
                     self.log("idle timeout");
+                    cut_off_unsent(down);
+                    cut_off_unsent(up);
                     return Step::Done;
                 }
                 Step::Wait(expires)

@@ -62,6 +62,14 @@ use crate::base::slots::{SlotId, Slots};
 /// How long the end of a worker waits for the kernel to let go of its buffers.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A stream socket to connect with.
+///
+/// # Errors
+/// When there are too many open files, or there is no memory.
+pub fn stream_socket(domain: socket2::Domain) -> io::Result<socket2::Socket> {
+    sys::socket(domain)
+}
+
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A worker's ring; cheap to clone, bound to its thread.

@@ -29,6 +29,11 @@ pub(super) fn copy(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     fd.try_clone_to_owned()
 }
 
+/// A stream socket.
+pub(super) fn socket(domain: socket2::Domain) -> std::io::Result<socket2::Socket> {
+    socket2::Socket::new(domain, socket2::Type::STREAM, None)
+}
+
 /// Address of the peer of a connected socket, if it has one.
 pub(super) fn peer_of(fd: RawFd) -> Option<SocketAddr> {
     if fd < 0 {

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr};
 
 use ouro_shm::{Block, EntityId, Stripe};
 
@@ -24,7 +24,7 @@ use crate::base::clock::{Micros, Millis, deadline};
 use crate::base::random::Random;
 use crate::config;
 use crate::config::model::{self, Address, ClusterIndex};
-use crate::ring::{Link, Ring, Socket, TaskId};
+use crate::ring::{self, Link, Ring, Socket, TaskId};
 use crate::stats::{ClusterScope, EndpointScope};
 
 /// Addresses of the endpoints of a cluster, names resolved, with their weights.
@@ -345,7 +345,7 @@ impl Endpoint {
             Address::Ip(SocketAddr::V6(_)) => (Domain::IPV6, true),
             Address::Unix(_) => (Domain::UNIX, false),
         };
-        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+        let socket = ring::stream_socket(domain)?;
         if tcp {
             socket.set_tcp_nodelay(true)?;
         }

@@ -82,36 +82,51 @@ impl fmt::Display for Stay {
 pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
     let ring = session.ring().clone();
     session.attach();
+    #[cfg(feature = "sim")]
+    super::probe::arrives(session);
     // The attempt that has left the session here.
     let mut refused_by = None;
     // Set while the session waits for its turn to go; made when it first has to.
     let mut queued = None;
-    while let Step::Wait(deadline) = session.advance() {
+    loop {
+        #[cfg(feature = "sim")]
+        super::probe::driven(session);
+        let step = session.advance();
+        #[cfg(feature = "sim")]
+        super::probe::driven(session);
+        let Step::Wait(deadline) = step else { return };
         let mover = shared.mover.borrow().clone();
         if let Some(mover) = mover
             && mover.is_open()
             && refused_by != Some(mover.number)
             && mover.enter(ring.current_task(), queued.get_or_insert_default(), &ring)
         {
+            #[cfg(feature = "sim")]
+            super::probe::departs(session);
             // In a box of its own: what is needed for this once would lie in each task for all its life.
             let moved = Box::pin(move_away(session, &mover, &ring)).await;
             mover.leave(&ring);
             match moved {
                 Ok(()) => {
                     #[cfg(feature = "sim")]
-                    super::probe::count_await(session, true);
+                    super::probe::moves(session);
                     shared.handovers.inc(HandoverScope::CX_MOVED);
                     session.set_moved();
                     return;
                 }
                 Err(stay) => mover.stays(session.sockets().0, &stay),
             }
+            #[cfg(feature = "sim")]
+            {
+                super::probe::arrives(session);
+                super::probe::stays(session);
+            }
             refused_by = Some(mover.number);
             // Something may have happened meanwhile.
             continue;
         }
         #[cfg(feature = "sim")]
-        super::probe::count_await(session, false);
+        super::probe::waits(session);
         ring.wait(deadline).await;
     }
 }

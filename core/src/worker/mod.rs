@@ -372,6 +372,11 @@ impl Shared {
         let shared = Rc::clone(self);
         // The session stays where the task has it from the first: a copy would double what an idle connection costs.
         let task = async move {
+            #[cfg(feature = "sim")]
+            if !probe::drive(&mut session, &shared).await {
+                return shared.spawn(session);
+            }
+            #[cfg(not(feature = "sim"))]
             drive(&mut session, &shared).await;
             drop(session);
             shared.connection_ended();

@@ -1,12 +1,64 @@
-//! What sessions wait for, in words, for the coverage report of the simulator.
+//! What the simulator sees of sessions: where they wait, and that their tasks can be dropped there.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::Shared;
 use crate::proxy::Session;
 use crate::ring::sim;
 
-/// Counts that a session waits, or was dropped where it waited.
-pub(super) fn count_await(session: &impl Session, dropped: bool) {
+thread_local! {
+    /// The session that has just been driven waits, and its task is to be dropped there.
+    static DROPS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A session has done what can be done now.
+pub(super) fn driven(session: &impl Session) {
+    let (down, up) = session.sockets();
+    let (down, up) = (down.raw_fd(), up.map(crate::ring::Socket::raw_fd));
+    sim::with(|world| world.note_driven(down, up));
+}
+
+/// A session is about to go to another process.
+pub(super) fn departs(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_departure(down));
+}
+
+/// A session is driven, be it after it has come from another process or because it has stayed.
+pub(super) fn arrives(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_arrival(down));
+}
+
+/// A session has not gone.
+pub(super) fn stays(session: &impl Session) {
+    let down = session.sockets().0.raw_fd();
+    sim::with(|world| world.note_stay(down));
+}
+
+/// A session is about to wait.
+pub(super) fn waits(session: &impl Session) {
     let state = describe(session);
-    sim::with(|world| world.count_await(state, dropped));
+    DROPS.set(sim::with(|world| world.count_await(state)));
+}
+
+/// A session goes on in another process.
+pub(super) fn moves(session: &impl Session) {
+    let state = describe(session);
+    sim::with(|world| world.count_move(state));
+}
+
+/// Drives a session to its end, or drops the future that does so where it waits. Says whether it is the end.
+pub(super) async fn drive(session: &mut impl Session, shared: &Shared) -> bool {
+    let mut driving = Box::pin(super::drive(session, shared));
+    poll_fn(|context| match driving.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending if DROPS.take() => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 fn describe(session: &impl Session) -> String {

@@ -4,14 +4,21 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use ouro::base::limits;
 use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{LISTENER, Plan, Shared, request_key, response_key, violation};
+use super::{Bad, Break, LISTENER, Plan, Shared, hostile, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 
+/// Endpoints of the cluster: a request fails when all of them cannot be connected to.
+const ENDPOINTS: usize = 2;
+/// How long the proxy reads on behind its FIN, less what rounding may take in each of the handovers that there can be.
+const LINGER_US: u64 = (limits::LINGER_MS - 20) * 1000;
+/// How long processes hang before time-outs of their connections may pass.
+const HANG_US: u64 = 1_000_000;
 /// How long it waits for 100 before it sends the body all the same.
 const CONTINUE_US: u64 = 500_000;
 
@@ -55,7 +62,9 @@ pub struct Client {
     /// It hangs up with RST at this time.
     gives_up_at: u64,
     done: bool,
-    connections: u32,
+    connected_at: u64,
+    /// Failed connects, and sockets that could not be had, that have explained an answer on this connection.
+    explained: (usize, u32),
 }
 
 impl Client {
@@ -83,7 +92,8 @@ impl Client {
             max_read: [16, 500, 100_000][random.below(3)],
             gives_up_at: if rough && random.below(6) == 0 { random.below(300_000) as u64 } else { u64::MAX },
             done: false,
-            connections: 0,
+            connected_at: 0,
+            explained: (0, 0),
             random,
         }
     }
@@ -100,7 +110,7 @@ impl Client {
             self.done = true;
             violation(format!("client {} was refused", self.me));
         }
-        self.connections += 1;
+        (self.connected_at, self.explained) = (sim::with(|world| world.now()), (0, 0));
         (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
         (self.announced, self.is_early) = (false, false);
         (self.awaiting, self.input, self.output) = (None, Vec::new(), Vec::new());
@@ -122,7 +132,12 @@ impl Client {
                 world.note(|| format!("client {} asks {id} on {:?}: {plan:?}", self.me, self.end))
             });
             // Whatever follows such a request waits for its answer.
-            self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some();
+            self.last = plan.asks_close || plan.http_10 || plan.tunnel.is_some() || plan.bad.is_some();
+            if let Some(Bad::Head(n)) = plan.bad {
+                self.output.extend(hostile::HEADS[n].1);
+                self.follow();
+                continue;
+            }
             let version = if plan.http_10 { "1.0" } else { "1.1" };
             let path = if plan.unrouted { "/none" } else { "/r" };
             let mut head = format!("{} {path}/{id} HTTP/{version}\r\nhost: sim\r\n", plan.method);
@@ -146,13 +161,35 @@ impl Client {
             self.output.extend(b"\r\n");
             let body = content::piece(request_key(id), 0, plan.request_len);
             let random = &mut self.random;
-            let framed = wire::frame(plan.request, &body, || 1 + random.below(2_000));
+            let mut framed = wire::frame(plan.request, &body, || 1 + random.below(2_000));
+            if let Some(Bad::Chunk(n, good)) = plan.bad {
+                if good > 0 {
+                    framed = format!("{good:x}\r\n").into_bytes();
+                    framed.extend(content::piece(request_key(id), 0, good));
+                    framed.extend(b"\r\n");
+                } else {
+                    framed.clear();
+                }
+                framed.extend(hostile::CHUNKS[n].1);
+            }
             if plan.expects {
                 self.awaiting = Some((framed, now + CONTINUE_US));
                 sim::with(|world| world.wake(self.me, CONTINUE_US));
             } else {
                 self.output.extend(framed);
+                if plan.junk && plan.tunnel.is_none() {
+                    self.output.extend(hostile::JUNK);
+                } else if plan.bad.is_some() {
+                    self.follow();
+                }
             }
+        }
+    }
+
+    /// What follows that breaks the protocol.
+    fn follow(&mut self) {
+        for _ in 0..self.random.below(3) {
+            self.output.extend(hostile::JUNK);
         }
     }
 
@@ -209,7 +246,15 @@ impl Client {
                     let mut data = Vec::new();
                     body.take(&mut self.input, &mut data)?;
                     let Some(id) = self.open.front().copied() else { return Err("nobody asked".into()) };
-                    if !*own && let Some(at) = content::difference(response_key(id), *received, &data) {
+                    // Behind what is planned may be a part of a bad chunk.
+                    let (breaks, planned) = {
+                        let plan = &self.book.borrow().plans[id];
+                        (plan.breaks, plan.response_len)
+                    };
+                    let is_bad = matches!(breaks, Some((_, Break::Chunk)));
+                    let good = if is_bad { planned.saturating_sub(*received) } else { data.len() };
+                    let known = &data[..good.min(data.len())];
+                    if !*own && let Some(at) = content::difference(response_key(id), *received, known) {
                         return Err(format!("response {id}: the byte at {at} is wrong"));
                     }
                     *received += data.len();
@@ -259,6 +304,9 @@ impl Client {
             _ => {}
         }
         self.judge(id, &plan, status, from_origin)?;
+        if plan.bad.is_some() && !head.has("connection", "close") {
+            return Err(format!("request {id} was refused, and the connection is to go on: {plan:?}"));
+        }
         if head.has("connection", "close") {
             (self.announced, self.last) = (true, true);
             self.awaiting = None;
@@ -276,25 +324,49 @@ impl Client {
     }
 
     /// Whether this status is what the request must get.
-    fn judge(&self, id: usize, plan: &Plan, status: u16, from_origin: bool) -> Result<(), String> {
+    fn judge(&mut self, id: usize, plan: &Plan, status: u16, from_origin: bool) -> Result<(), String> {
         if from_origin {
-            let wanted = plan.status == status && !plan.garbage && plan.tunnel.is_none() && !plan.unrouted;
+            let wanted = plan.status == status && plan.garbage.is_none() && plan.bad.is_none();
+            let wanted = wanted && plan.tunnel.is_none() && !plan.unrouted;
             return if wanted { Ok(()) } else { Err(format!("response {id} has status {status}: {plan:?}")) };
         }
-        let excused = match status {
-            404 => plan.unrouted,
-            // The origin may have hung up just when the request was sent.
-            502 => plan.garbage || plan.breaks.is_some() || self.book.borrow().unannounced > 0,
-            // Its time was up when the process got the CPU again.
-            408 | 504 => sim::with(|world| world.has_hung()),
-            _ => false,
+        let planned = match plan.bad {
+            Some(Bad::Head(n)) => status == hostile::HEADS[n].2,
+            Some(Bad::Chunk(..)) => status == 400,
+            None if plan.unrouted => status == 404,
+            None => status == 502 && (plan.garbage.is_some() || plan.breaks.is_some()),
         };
-        if !excused {
-            let text = format!("request {id} got {status} from the proxy: {plan:?}");
-            sim::with(|world| world.note(|| text.clone()));
-            self.book.borrow_mut().suspicious.push(text);
+        if planned || self.is_explained(status) {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("request {id} got {status} from the proxy: {plan:?}"))
+    }
+
+    /// Whether a fault that has met this connection explains such an answer of the proxy.
+    fn is_explained(&mut self, status: u16) -> bool {
+        let Some(end) = self.end else { return false };
+        let (failed, missed) = sim::with(|world| (world.failed_connects(end), world.missed_sockets(end)));
+        if matches!(status, 502 | 504) && failed >= self.explained.0 + ENDPOINTS {
+            self.explained.0 += ENDPOINTS;
+            return true;
+        }
+        if status == 503 && missed > self.explained.1 {
+            self.explained.1 += 1;
+            return true;
+        }
+        // The origin may have hung up just when the request was sent.
+        let served_by = sim::with(|world| world.served_by(end));
+        let is_stale = served_by.iter().any(|conn| self.book.borrow().unannounced.contains(conn));
+        // Its time was up when a process got the CPU again.
+        let lost_us = sim::with(|world| world.lost_us(end, self.connected_at, world.now()));
+        let is_late = matches!(status, 408 | 504) && lost_us >= HANG_US;
+        (status == 502 && is_stale) || is_late || self.is_lost(end)
+    }
+
+    /// Whether whatever happens to this connection is nobody's fault: it was cut off for want of buffers, or the clock has
+    /// jumped.
+    fn is_lost(&self, end: EndId) -> bool {
+        sim::with(|world| world.is_cut_off(end) || world.jumped(self.connected_at, world.now()).is_some())
     }
 
     /// A response is whole.
@@ -343,13 +415,10 @@ impl Client {
                 return;
             }
             self.open.pop_front();
-            let mut book = self.book.borrow_mut();
-            book.fates[id].answered = Some(101);
-            if *received != down || reset {
-                let text = format!("tunnel {id} ended after {received} of {down} bytes, reset: {reset}");
-                book.suspicious.push(text);
+            self.book.borrow_mut().fates[id].answered = Some(101);
+            if (*received != down || reset) && !self.is_lost(end) {
+                violation(format!("tunnel {id} ended after {received} of {down} bytes, reset: {reset}"));
             }
-            drop(book);
             return self.leave(end);
         }
         // A request whose answer has begun is lost; others that were sent may be sent again after an announced end.
@@ -369,14 +438,20 @@ impl Client {
             // A response that only the end delimits can be cut off by a reset alone, which may take along what is before it.
             let cut = |id: &usize| book.plans[*id].http_10 && book.plans[*id].breaks.is_some();
             let is_cut = reset && self.open.iter().take(self.sent).any(cut);
+            // What the proxy does not read any more may be answered with a reset, which takes along the response.
+            let is_junk = |id: &usize| book.plans[*id].junk;
+            let is_cut = is_cut || (reset && (plan.junk || self.open.iter().take(self.sent).any(is_junk)));
+            drop(book);
+            // So long it is read on at least, so that the client has its last words; then they may be lost.
+            let has_lingered = sim::with(|world| world.lingered_us(end)) >= Some(LINGER_US);
             // The time of an idle connection was up when the process got the CPU again, and the request on its way.
             let was_idle = !begun && !reset && sim::with(|world| world.has_hung());
-            if plan.breaks.is_none() && !is_cut && !was_idle {
+            let is_excused = is_cut || was_idle || (reset && has_lingered) || self.is_lost(end);
+            if plan.breaks.is_none() && !is_excused {
                 let state = &self.state;
-                let text =
-                    format!("the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}");
-                sim::with(|world| world.note(|| text.clone()));
-                book.suspicious.push(text);
+                violation(format!(
+                    "the connection ended within request {id}, reset: {reset}, {state:?}: {plan:?}"
+                ));
             }
         }
         self.leave(end);
@@ -424,7 +499,9 @@ impl Peer for Client {
         self.read(end, now);
         let Some(end) = self.end.filter(|_| !self.done) else { return };
         self.write(end, now);
-        let tunnel_is_sent = matches!(self.state, State::Tunnel(_)) && self.output.is_empty();
+        let waits = self.open.front().is_some_and(|id| self.book.borrow().plans[*id].tunnel_waits);
+        let tunnel_is_sent =
+            matches!(self.state, State::Tunnel(_)) && self.output.is_empty() && (self.eof || !waits);
         if (tunnel_is_sent || (self.open.is_empty() && !self.last)) && !self.shut {
             self.shut = true;
             sim::with(|world| world.peer_shutdown(end));

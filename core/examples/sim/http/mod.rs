@@ -1,10 +1,12 @@
 //! HTTP/1: clients with pipelined requests, origins that answer as the plan of each request says.
 
 mod client;
+mod hostile;
 mod origin;
-mod wire;
+pub mod wire;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,13 +16,16 @@ use ouro::ring::sim::{self, EndId};
 use self::client::Client;
 use self::origin::Origin;
 use self::wire::Framing;
-use crate::simulation::{Disturbances, Peer, Scenario};
+use crate::simulation::{Peer, Scenario};
+use crate::states;
 
 pub const LISTENER: &str = "127.0.0.1:8000";
 
 /// How an origin breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
+    /// With a chunk that is none, in a chunked body.
+    Chunk,
     Fin,
     Reset,
 }
@@ -50,10 +55,28 @@ pub struct Plan {
     pub closes: bool,
     /// The origin breaks off after so many bytes of its response.
     pub breaks: Option<(usize, Break)>,
-    /// The origin sends this instead of a response.
-    pub garbage: bool,
+    /// The origin sends this instead of a response: one of the malformed ones.
+    pub garbage: Option<usize>,
+    /// The client sends something else than this request.
+    pub bad: Option<Bad>,
+    /// Within the response, behind so many bytes of it, the origin pauses for so long.
+    pub pause: Option<(usize, u64)>,
+    /// Once it has the head, the origin reads nothing for so long.
+    pub ignores_us: u64,
+    /// The client sends another request behind this one, which it has said to be the last.
+    pub junk: bool,
     /// The connection becomes a tunnel, in which each side sends so many bytes.
     pub tunnel: Option<(usize, usize)>,
+    /// In which the client ends its direction only when the origin has ended the other one.
+    pub tunnel_waits: bool,
+}
+
+/// How a client breaks the protocol. The numbers are positions in the lists of `hostile.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    Head(usize),
+    /// Behind a chunk of so many bytes.
+    Chunk(usize, usize),
 }
 
 /// What has happened to a request.
@@ -75,9 +98,7 @@ pub struct Book {
     pub plans: Vec<Plan>,
     pub fates: Vec<Fate>,
     /// Connections that an origin has ended while idle.
-    pub unannounced: u32,
-    /// What is wrong unless the proxy had a reason that is only known at the end.
-    pub suspicious: Vec<String>,
+    pub unannounced: BTreeSet<u32>,
 }
 
 pub type Shared = Rc<RefCell<Book>>;
@@ -94,16 +115,18 @@ pub fn response_key(id: usize) -> u64 {
 /// Requests and responses of all kinds.
 pub struct HttpScenario {
     book: Shared,
+    /// Clients and origins that break the protocol.
+    hostile: bool,
     random: Random,
 }
 
 impl HttpScenario {
-    pub fn new(seed: u64) -> Self {
-        Self { book: Shared::default(), random: Random::new(seed) }
+    pub fn new(seed: u64, hostile: bool) -> Self {
+        Self { book: Shared::default(), hostile, random: Random::new(seed) }
     }
 }
 
-fn plan(random: &mut Random, rough: bool) -> Plan {
+fn plan(random: &mut Random, rough: bool, hostile: bool) -> Plan {
     let method = ["GET", "GET", "HEAD", "POST", "PUT", "DELETE"][random.below(6)];
     let size = |random: &mut Random| {
         let most = [1, 40, 700, 5_000, 40_000][random.below(5)];
@@ -136,7 +159,7 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
     };
     let tunnel =
         (!http_10 && method == "GET" && random.below(10) == 0).then(|| (8 + size(random), 8 + size(random)));
-    Plan {
+    let mut plan = Plan {
         method,
         unrouted: random.below(12) == 0,
         http_10,
@@ -153,16 +176,68 @@ fn plan(random: &mut Random, rough: bool) -> Plan {
         early,
         closes: random.below(10) == 0,
         breaks,
-        garbage: rough && random.below(24) == 0,
+        garbage: (rough && random.below(24) == 0).then_some(0),
+        bad: None,
+        pause: (random.below(5) == 0).then(|| {
+            let most = [20, 60, 2_000][random.below(3)];
+            (random.below(most), 1 + random.below(200_000) as u64)
+        }),
+        ignores_us: if random.below(6) == 0 { random.below(300_000) as u64 } else { 0 },
+        junk: false,
         tunnel,
+        tunnel_waits: random.below(2) == 0,
+    };
+    if plan.tunnel.is_some() && random.below(2) == 0 {
+        plan.pause = Some((100 + random.below(100), 1 + random.below(300_000) as u64));
     }
+    if has_body && random.below(5) == 0 {
+        // The response goes on, or does not come to its body, while the origin leaves the request lying.
+        plan.early = true;
+        plan.request_len = 500 + random.below(9_000);
+        plan.ignores_us = 20_000 + random.below(300_000) as u64;
+        plan.interim = random.below(3) as u32;
+        let most = [40, 200, 2_000][random.below(3)];
+        plan.pause = Some((random.below(most), 1 + random.below(300_000) as u64));
+    }
+    if hostile && random.below(3) == 0 {
+        // Nothing else is special about it.
+        plan = Plan {
+            method: "POST",
+            unrouted: false,
+            http_10: false,
+            asks_close: false,
+            request: Framing::Chunked,
+            expects: false,
+            breaks: None,
+            garbage: None,
+            early: false,
+            interim: 0,
+            tunnel: None,
+            bad: Some(match random.below(3) {
+                0 => Bad::Chunk(random.below(hostile::CHUNKS.len()), random.below(3_000)),
+                _ => Bad::Head(random.below(hostile::HEADS.len())),
+            }),
+            ..plan
+        };
+    } else if hostile && random.below(4) == 0 {
+        plan.tunnel = None;
+        plan.early = false;
+        match random.below(4) {
+            0 if plan.response != Framing::None => {
+                (plan.response, plan.breaks) = (Framing::Chunked, Some((0, Break::Chunk)));
+            }
+            _ => (plan.garbage, plan.breaks) = (Some(random.below(hostile::RESPONSES.len())), None),
+        }
+    }
+    plan.junk = (plan.asks_close || plan.http_10) && random.below(4) == 0;
+    plan
 }
 
 impl Scenario for HttpScenario {
     fn config(&self) -> String {
         format!(
             "[[listeners]]\nname = \"web\"\naddress = \"{LISTENER}\"\n[[listeners.routes]]\npath_prefix = \"/r/\"\n\
-             cluster = \"app\"\n\
+             cluster = \"app\"\n[listeners.limits]\nbody_size = \"1MiB\"\n\
              [[clusters]]\nname = \"app\"\nendpoints = [\"10.0.0.1:1\", \"10.0.0.2:1\"]\n"
         )
     }
@@ -177,7 +252,7 @@ impl Scenario for HttpScenario {
             let mut book = self.book.borrow_mut();
             let ids = book.plans.len()..book.plans.len() + requests;
             for _ in ids.clone() {
-                book.plans.push(plan(random, rough));
+                book.plans.push(plan(random, rough, self.hostile));
                 book.fates.push(Fate::default());
             }
             drop(book);
@@ -193,14 +268,23 @@ impl Scenario for HttpScenario {
         Box::new(Origin::new(Rc::clone(&self.book), number, end, random))
     }
 
-    fn check(&mut self, disturbances: &Disturbances) -> Vec<String> {
+    fn aims(&self) -> &'static [&'static str] {
+        states::HTTP_AIMS
+    }
+
+    fn check(&mut self) -> Vec<String> {
         let book = self.book.borrow();
         let mut wrong = Vec::new();
-        if disturbances.total() == 0 {
-            wrong.extend(book.suspicious.iter().cloned());
-        }
         for (id, (plan, fate)) in book.plans.iter().zip(&book.fates).enumerate() {
             let idempotent = plan.method != "POST";
+            let is_passed_on = match plan.bad {
+                Some(Bad::Head(_)) => fate.heads > 0,
+                Some(Bad::Chunk(..)) => fate.whole > 0,
+                None => false,
+            };
+            if is_passed_on {
+                wrong.push(format!("request {id} should not have come to an origin: {plan:?} {fate:?}"));
+            }
             if fate.whole > 1 && !(idempotent || fate.is_repeated) {
                 wrong.push(format!("request {id} came {} times to an origin: {plan:?}", fate.whole));
             }

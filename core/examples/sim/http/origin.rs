@@ -4,7 +4,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Break, Plan, Shared, request_key, response_key, violation};
+use super::{Bad, Break, Plan, Shared, hostile, request_key, response_key, violation};
 use crate::content;
 use crate::simulation::Peer;
 
@@ -21,6 +21,8 @@ enum State {
     Tunnel(usize, usize),
     /// Reads until the end, after the last response.
     Linger,
+    /// Waits for the end: what it has sent was no response.
+    Refused,
     Done,
 }
 
@@ -41,6 +43,9 @@ pub struct Origin {
     reads_at: u64,
     pace_us: usize,
     max_read: usize,
+    /// It pauses when so many bytes more are written, for so long.
+    pause: Option<(usize, u64)>,
+    writes_at: u64,
     /// An idle connection is ended after so many requests.
     hangs_up_after: u32,
     served: u32,
@@ -50,6 +55,8 @@ pub struct Origin {
 enum Then {
     Break(Break),
     Shutdown,
+    /// See [`State::Refused`].
+    Refused,
 }
 
 impl Origin {
@@ -63,6 +70,8 @@ impl Origin {
             output: Vec::new(),
             answered_early: false,
             then: None,
+            pause: None,
+            writes_at: 0,
             eof: false,
             reads_at: 0,
             pace_us: [0, 0, 300, 20_000][random.below(4)],
@@ -100,11 +109,26 @@ impl Origin {
     }
 
     fn flush(&mut self) {
+        let now = sim::with(|world| world.now());
         while !self.output.is_empty() {
-            let len = (1 + self.random.below(3_000)).min(self.output.len());
+            if self.writes_at > now {
+                return;
+            }
+            let mut len = (1 + self.random.below(3_000)).min(self.output.len());
+            if let Some((left, pause)) = self.pause {
+                if left == 0 {
+                    self.pause = None;
+                    self.writes_at = now + pause;
+                    return sim::with(|world| world.wake(self.me, pause));
+                }
+                len = len.min(left);
+            }
             match sim::with(|world| world.peer_write(self.end, &self.output[..len])) {
                 Ok(0) => return,
-                Ok(written) => drop(self.output.drain(..written)),
+                Ok(written) => {
+                    self.output.drain(..written);
+                    self.pause = self.pause.map(|(left, pause)| (left - written, pause));
+                }
                 Err(_) => return self.finish(),
             }
         }
@@ -114,6 +138,7 @@ impl Origin {
                 sim::with(|world| world.peer_reset(self.end));
                 self.state = State::Done;
             }
+            Some(Then::Break(Break::Chunk) | Then::Refused) => self.state = State::Refused,
             Some(Then::Break(Break::Fin) | Then::Shutdown) => {
                 sim::with(|world| world.peer_shutdown(self.end));
                 self.state = State::Linger;
@@ -145,6 +170,12 @@ impl Origin {
         if plan.expects && !plan.early {
             self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
+        if plan.ignores_us > 0 {
+            self.reads_at = sim::with(|world| {
+                world.wake(self.me, plan.ignores_us);
+                world.now() + plan.ignores_us
+            });
+        }
         self.answered_early = plan.early;
         if plan.early {
             self.answer(id);
@@ -160,7 +191,7 @@ impl Origin {
                     if self.eof {
                         self.finish();
                     } else if self.served >= self.hangs_up_after && self.input.is_empty() {
-                        self.book.borrow_mut().unannounced += 1;
+                        self.book.borrow_mut().unannounced.insert(self.end.conn);
                         self.then = Some(Then::Shutdown);
                         self.state = State::Linger;
                     }
@@ -171,13 +202,22 @@ impl Origin {
             State::Request(id, body, received) => {
                 let mut data = Vec::new();
                 body.take(&mut self.input, &mut data)?;
-                if let Some(at) = content::difference(request_key(*id), *received, &data) {
+                let bad = self.book.borrow().plans[*id].bad;
+                let good = if let Some(Bad::Chunk(_, good)) = bad {
+                    good.saturating_sub(*received)
+                } else {
+                    data.len()
+                };
+                let known = &data[..good.min(data.len())];
+                if let Some(at) = content::difference(request_key(*id), *received, known) {
                     return Err(format!("request {id}: the byte at {at} of its body is wrong"));
                 }
                 *received += data.len();
                 let (id, received, done) = (*id, *received, *body == Body::Done);
                 let plan = self.plan(id);
-                if received > plan.request_len || (done && received != plan.request_len) {
+                if (received > plan.request_len && plan.bad.is_none())
+                    || (done && received != plan.request_len)
+                {
                     return Err(format!("request {id}: {received} bytes of body, not {}", plan.request_len));
                 }
                 if !done {
@@ -217,8 +257,12 @@ impl Origin {
                 let (id, received) = (*id, *received);
                 let (up, _) = self.plan(id).tunnel.unwrap_or_default();
                 if self.eof {
-                    let cut = sim::with(|world| world.was_cut(self.end));
-                    let abandoned = cut || self.book.borrow().fates[id].abandoned;
+                    let is_lost = sim::with(|world| {
+                        world.jumped(0, now).is_some()
+                            || world.is_cut_off(self.end)
+                            || world.was_cut(self.end)
+                    });
+                    let abandoned = is_lost || self.book.borrow().fates[id].abandoned;
                     if received != up && !abandoned {
                         return Err(format!("tunnel {id}: ended after {received} of {up} bytes"));
                     }
@@ -235,6 +279,15 @@ impl Origin {
                 }
                 return Ok(false);
             }
+            State::Refused => {
+                if !self.input.is_empty() {
+                    return Err("a connection is used again on which no response came".into());
+                }
+                if self.eof {
+                    self.finish();
+                }
+                return Ok(false);
+            }
             State::Done => return Ok(false),
         }
         Ok(true)
@@ -243,9 +296,13 @@ impl Origin {
     /// Queues the response that is planned.
     fn answer(&mut self, id: usize) {
         let plan = self.plan(id);
-        if plan.garbage {
-            self.output.extend(b"HTTP/1.1 2x0 What\r\n: no name\r\n\r\n");
-            self.then = Some(Then::Shutdown);
+        // What is still to be written of the response before goes first.
+        self.pause = plan.pause.map(|(at, pause)| (self.output.len() + at, pause));
+        if let Some(n) = plan.garbage {
+            self.output.extend(hostile::RESPONSES[n].1);
+            // An early answer comes before the rest of the request.
+            let is_over = plan.early || self.random.below(2) == 0;
+            self.then = Some(if is_over { Then::Shutdown } else { Then::Refused });
             return;
         }
         for _ in 0..plan.interim {
@@ -279,7 +336,13 @@ impl Origin {
         let start = self.output.len();
         self.output.extend(head.bytes());
         self.output.extend(&framed);
-        if let Some((at, how)) = plan.breaks {
+        if let Some((_, Break::Chunk)) = plan.breaks {
+            // The last chunk, and the trailers if there are any, are missing.
+            let end = b"0\r\n".len() + if plan.response_len.is_multiple_of(5) { 14 } else { 0 } + 2;
+            self.output.truncate(self.output.len() - end);
+            self.output.extend(hostile::CHUNKS[self.random.below(hostile::CHUNKS.len())].1);
+            self.then = Some(if plan.early { Then::Shutdown } else { Then::Refused });
+        } else if let Some((at, how)) = plan.breaks {
             // Not behind the last byte: that would be whole.
             let whole = self.output.len() - start;
             self.output.truncate(start + at.min(whole - 1));
@@ -314,7 +377,7 @@ impl Peer for Origin {
         if !matches!(self.state, State::Done) {
             self.flush();
         }
-        if matches!(self.state, State::Linger) && self.eof {
+        if matches!(self.state, State::Linger | State::Refused) && self.eof {
             self.finish();
         }
         if matches!(self.state, State::Tunnel(..))

@@ -119,6 +119,8 @@ pub struct Exchange {
     pub(super) route: u32,
     /// The client is willing to go on, and so are we.
     pub(super) keep_alive: bool,
+    /// The client has asked for the end of the connection, and sends nothing more.
+    pub(super) asks_close: bool,
     /// The client waits for 100 before it sends the body.
     pub(super) expect_continue: bool,
     /// The protocol that the request asks to upgrade to, where that is allowed.
@@ -167,6 +169,7 @@ impl Default for Exchange {
             version: Version::Http11,
             route: 0,
             keep_alive: false,
+            asks_close: false,
             expect_continue: false,
             upgrade: None,
             request: Body::none(),

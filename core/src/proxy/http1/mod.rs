@@ -25,7 +25,7 @@ use ouro_shm::Block;
 use self::exchange::{Ended, Env, Progress, ResponseState};
 use super::context::{Context, Gate, HttpService, Permit};
 use super::parcel::{self, HttpParcel, RelayParcel, Restored, SessionParcel, SocketParcel};
-use super::relay::{Outcome, pump_both};
+use super::relay::{Outcome, cut_off_unsent, pump_both};
 use super::reply::{self, Reply};
 use super::{Session, Step};
 use crate::base::clock::{Millis, deadline};
@@ -213,7 +213,7 @@ impl Http1 {
             }
             Progress::Finished { keep_alive } => {
                 let unfinished = !exchange.request.done;
-                let asked = !exchange.keep_alive || exchange.version == Version::Http10;
+                let asked = exchange.asks_close || exchange.version == Version::Http10;
                 self.end_exchange(exchange, Ended::Complete);
                 if keep_alive {
                     self.phase = Phase::Head;
@@ -280,6 +280,8 @@ impl Http1 {
             Outcome::Open if expires > self.context.ring.now() => return Some(Step::Wait(expires)),
             Outcome::Open => {
                 self.service.stats.inc(HttpScope::CX_IDLE_TIMEOUT);
+                cut_off_unsent(down);
+                cut_off_unsent(up);
                 Ended::TunnelIdle
             }
             Outcome::Finished => Ended::Complete,
@@ -308,6 +310,7 @@ impl Http1 {
             let idle_since = status.activity.max(self.since);
             let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
             if expires <= now {
+                cut_off_unsent(down);
                 return Some(Step::Done);
             }
             down.wake_when_unsent_below(Some(0));

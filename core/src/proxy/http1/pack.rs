@@ -68,6 +68,8 @@ pub struct ExchangeParcel {
     pub edits: Option<EditsParcel>,
     #[prost(message, optional, tag = "25")]
     pub record: Option<RecordParcel>,
+    #[prost(bool, tag = "26")]
+    pub asks_close: bool,
 }
 
 /// A body in transit.
@@ -211,6 +213,7 @@ impl Exchange {
             method: METHODS.iter().find(|(m, _)| *m == self.method).map_or("", |(_, name)| *name).into(),
             is_http_10: self.version == Version::Http10,
             keep_alive: self.keep_alive,
+            asks_close: self.asks_close,
             expect_continue: self.expect_continue,
             upgrade: self.upgrade.as_deref().map(<[u8]>::to_vec),
             request: Some(self.request.pack()),
@@ -277,6 +280,7 @@ impl Exchange {
                 .map_or(Method::Other, |(method, _)| *method),
             version: if parcel.is_http_10 { Version::Http10 } else { Version::Http11 },
             keep_alive: parcel.keep_alive,
+            asks_close: parcel.asks_close,
             expect_continue: parcel.expect_continue,
             upgrade: parcel.upgrade.map(Into::into),
             request: Body::unpack(parcel.request.ok_or("the request body is missing")?, context)?,

@@ -9,6 +9,7 @@ use crate::base::limits;
 use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
 use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
 use crate::proxy::headers::{Received, RequestRules, write_request};
+use crate::proxy::relay::cut_off_unsent;
 use crate::proxy::reply::Reply;
 use crate::proxy::{Record, Step};
 use crate::ring::Chunk;
@@ -51,6 +52,7 @@ impl Http1 {
         let idle_since = activity.max(self.since);
         let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
         if expires <= self.context.ring.now() {
+            cut_off_unsent(&self.down);
             return Some(Step::Done);
         }
         #[allow(clippy::cast_possible_truncation)] // a small constant
@@ -206,6 +208,7 @@ impl Http1 {
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !last;
+        exchange.asks_close = !head.keep_alive;
         exchange.expect_continue = head.expect_continue;
         exchange.started = self.context.ring.now();
         self.count_request(&mut exchange);
@@ -389,7 +392,7 @@ impl Http1 {
             return;
         }
         // The client has asked to close and has said all it had to say: nothing to linger for.
-        let plain = !exchange.keep_alive && exchange.request.done;
+        let plain = exchange.asks_close && exchange.request.done;
         self.end_exchange(exchange, Ended::Complete);
         self.after_reply(keep_alive);
         if plain && !self.context.is_leaving() {

@@ -82,6 +82,8 @@ impl Driver {
         let Some((_, id)) = candidates.max_by_key(|(kept, _)| *kept) else { return };
         let Some(slot) = self.sockets.get_mut(id) else { return };
         self.stats.cut_off += 1;
+        #[cfg(feature = "sim")]
+        crate::ring::sim::with(|world| world.note_cut_off(slot.fd));
         slot.recv_error = libc::ENOBUFS;
         slot.send_error = libc::ENOBUFS;
         self.links.clear(&mut slot.input);

@@ -18,6 +18,7 @@ mod kernel;
 mod net;
 mod operations;
 mod peers;
+mod record;
 pub(super) mod sys;
 mod world;
 
@@ -27,7 +28,7 @@ use std::os::fd::RawFd;
 pub(super) use self::kernel::Kernel;
 pub use self::net::EndId;
 pub use self::peers::{Broken, Read};
-pub use self::world::{Faults, Happening, SocketKey, World};
+pub use self::world::{Await, Faults, Happening, SocketKey, World};
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };

@@ -92,6 +92,9 @@ pub(super) struct Pipe {
     /// FIN has arrived.
     pub(super) fin: bool,
     pub(super) rst_at: Option<Micros>,
+    /// When FIN and RST were sent.
+    pub(super) fin_sent: Option<Micros>,
+    pub(super) rst_sent: Option<Micros>,
     pub(super) last_arrival: Micros,
 }
 
@@ -207,10 +210,10 @@ impl World {
         if self.out(id).ended || self.end(id).broken {
             return;
         }
-        let at = self.arrival(id);
+        let (at, now) = (self.arrival(id), self.now);
         let pipe = self.out(id);
         pipe.ended = true;
-        pipe.fin_at = Some(at);
+        (pipe.fin_at, pipe.fin_sent) = (Some(at), Some(now));
         self.at(at, Event::Deliver(id.conn, id.side));
     }
 
@@ -259,8 +262,9 @@ impl World {
             pipe.fin_at = None;
         }
         pipe.ended = true;
-        let at = self.arrival(id);
-        self.out(id).rst_at = Some(at);
+        let (at, now) = (self.arrival(id), self.now);
+        let pipe = self.out(id);
+        (pipe.rst_at, pipe.rst_sent) = (Some(at), Some(now));
         let end = self.end(id);
         end.broken = true;
         self.at(at, Event::Deliver(id.conn, id.side));

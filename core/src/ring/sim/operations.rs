@@ -29,6 +29,8 @@ pub(super) struct RingState {
     pub(super) completions: VecDeque<Completion>,
     /// Its wait is over then.
     pub(super) wake_at: Micros,
+    /// When it was entered last: what its driver takes for the time until it is entered again.
+    entered_at: Micros,
     /// It gets no CPU before.
     pub(super) stalled_until: Micros,
     /// Published buffers: number, address, size.
@@ -94,6 +96,7 @@ impl World {
             alive: true,
             completions: VecDeque::new(),
             wake_at: 0,
+            entered_at: self.now,
             stalled_until: 0,
             buffers: VecDeque::new(),
             operations: BTreeMap::new(),
@@ -142,10 +145,12 @@ impl World {
 
     /// The ring waits for a completion, so long at most.
     pub(super) fn wait(&mut self, ring: u32, timeout: Option<Duration>) {
-        let now = self.now;
-        self.rings[ring as usize].wake_at = match timeout {
+        let state = &mut self.rings[ring as usize];
+        // Time passes between two turns here, where a real ring waits within one: the driver has counted from the last one.
+        let from = std::mem::replace(&mut state.entered_at, self.now);
+        state.wake_at = match timeout {
             None => Micros::MAX,
-            Some(timeout) => now.saturating_add(timeout.as_micros() as Micros),
+            Some(timeout) => from.saturating_add(timeout.as_micros() as Micros),
         };
     }
 
@@ -346,9 +351,11 @@ impl World {
         self.note(|| format!("{end:?} connects to {to}"));
         if self.chance(self.faults.refuse) {
             self.count("fault: connect refused");
+            self.note_unconnected(conn, to);
             self.at(self.now + after, Event::Refused(conn));
-        } else if self.chance(self.faults.silent) {
+        } else if self.faults.black_hole == Some(to.ip()) || self.chance(self.faults.silent) {
             self.count("fault: connect without answer");
+            self.note_unconnected(conn, to);
         } else {
             self.at(self.now + after, Event::Connected(conn));
         }
@@ -372,6 +379,7 @@ impl World {
 
     /// The descriptor of a connection that is accepted.
     pub(super) fn give_fd(&mut self, conn: u32) -> std::io::Result<OwnedFd> {
+        self.note_accepted(conn);
         self.attach(EndId { conn, side: 1 }, None)
     }
 

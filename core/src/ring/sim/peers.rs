@@ -54,6 +54,13 @@ impl World {
         }
     }
 
+    /// How long the other side went on reading after its FIN, before it sent RST.
+    #[must_use]
+    pub fn lingered_us(&mut self, end: EndId) -> Option<Micros> {
+        let pipe = self.out(end.other());
+        Some(pipe.rst_sent?.saturating_sub(pipe.fin_sent?))
+    }
+
     /// Whether RST has come, read or not.
     #[must_use]
     pub fn peer_is_reset(&mut self, end: EndId) -> bool {

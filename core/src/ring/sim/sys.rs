@@ -39,6 +39,21 @@ pub(in crate::ring) fn copy(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     if fails { Err(std::io::Error::from_raw_os_error(libc::EMFILE)) } else { fd.try_clone_to_owned() }
 }
 
+pub(in crate::ring) fn socket(domain: socket2::Domain) -> std::io::Result<socket2::Socket> {
+    let fails = with(|world| {
+        let fails = world.chance(world.faults.socket);
+        if fails {
+            world.count("fault: no descriptor for a socket");
+            world.note_no_socket();
+        }
+        fails
+    });
+    if fails {
+        return Err(std::io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    socket2::Socket::new(domain, socket2::Type::STREAM, None)
+}
+
 pub(in crate::ring) fn peer_of(fd: RawFd) -> Option<SocketAddr> {
     with(|world| {
         let end = world.end_of(fd)?;

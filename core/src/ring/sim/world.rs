@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::fds::{Eyes, Key, Token, pair};
 use super::net::{Conn, End, EndId, Holder};
 use super::operations::RingState;
+use super::record::Record;
 use crate::base::clock::Micros;
 use crate::base::random::Random;
 
@@ -45,16 +46,33 @@ pub struct Faults {
     pub refuse: u32,
     /// A connect is never answered.
     pub silent: u32,
+    /// Nor is any to this address.
+    pub black_hole: Option<std::net::IpAddr>,
     /// An accept fails for want of descriptors.
     pub accept: u32,
     /// A copy of a descriptor cannot be had.
     pub copy: u32,
+    /// There is no descriptor for a socket to connect with.
+    pub socket: u32,
+    /// The task of a session is dropped where it waits, and another one goes on with the session.
+    pub drop_task: u32,
     /// A piece of data is split on its way.
     pub split: u32,
     /// Least latency, and what it varies by, microseconds.
     pub latency: (u64, usize),
     /// Least capacity of a pipe, and what it varies by, bytes.
     pub buffer: (usize, usize),
+}
+
+/// How often sessions have waited in a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Await {
+    /// Altogether.
+    pub waited: u64,
+    /// The task was dropped there, and another one of the same process went on.
+    pub dropped: u64,
+    /// The next process went on.
+    pub moved: u64,
 }
 
 /// What whoever runs the simulation has to know.
@@ -115,8 +133,14 @@ pub struct World {
     pub(super) eyes: Eyes,
     pub(super) next_op: u32,
     counts: BTreeMap<&'static str, u64>,
-    /// Awaits of sessions, and how often one was dropped there.
-    awaits: BTreeMap<String, (u64, u64)>,
+    awaits: BTreeMap<String, Await>,
+    /// Whoever runs the simulation waits for a session in one of these states.
+    /// In a process with this ring.
+    aim: Option<(&'static [&'static str], usize)>,
+    aim_is_hit: bool,
+    /// The ring whose turn it is.
+    turn: usize,
+    pub(super) record: Record,
     violations: Vec<String>,
     trace: VecDeque<String>,
     is_traced: bool,
@@ -163,6 +187,10 @@ impl World {
             next_op: 0,
             counts: BTreeMap::new(),
             awaits: BTreeMap::new(),
+            aim: None,
+            aim_is_hit: false,
+            turn: 0,
+            record: Record::default(),
             violations: Vec::new(),
             trace: VecDeque::new(),
             is_traced: false,
@@ -212,16 +240,43 @@ impl World {
         &self.counts
     }
 
-    /// A session waits in this state, or was dropped in it because another process has it now.
-    pub fn count_await(&mut self, state: String, dropped: bool) {
-        let (awaits, drops) = self.awaits.entry(state).or_default();
-        *if dropped { drops } else { awaits } += 1;
+    /// A session waits in this state. Says whether its task is to be dropped there.
+    pub fn count_await(&mut self, state: String) -> bool {
+        self.aim_is_hit |= self.aim.is_some_and(|(aims, ring)| ring == self.turn && aims.contains(&&*state));
+        let counts = self.awaits.entry(state).or_default();
+        counts.waited += 1;
+        // The first few more often: some states are rare.
+        let often = if counts.waited < 4 && self.faults.drop_task > 0 { 256 } else { 0 };
+        let drops = self.random.below(1024) < self.faults.drop_task.max(often) as usize;
+        counts.dropped += u64::from(drops);
+        drops
     }
 
-    /// The states in which sessions have waited, how often, and how often they were dropped there.
+    /// A session that waited in this state goes on in another process.
+    pub fn count_move(&mut self, state: String) {
+        self.awaits.entry(state).or_default().moved += 1;
+    }
+
+    /// The states in which sessions have waited.
     #[must_use]
-    pub const fn awaits(&self) -> &BTreeMap<String, (u64, u64)> {
+    pub const fn awaits(&self) -> &BTreeMap<String, Await> {
         &self.awaits
+    }
+
+    /// Looks out for a session that waits in one of these states, and in the process with this ring, from now on.
+    pub const fn set_aim(&mut self, aim: Option<(&'static [&'static str], usize)>) {
+        (self.aim, self.aim_is_hit) = (aim, false);
+    }
+
+    /// The process with this ring has its turn.
+    pub const fn set_turn(&mut self, ring: usize) {
+        self.turn = ring;
+    }
+
+    /// Whether one has waited there since.
+    #[must_use]
+    pub const fn aim_is_hit(&self) -> bool {
+        self.aim_is_hit
     }
 
     /// Something must not be so.
@@ -338,6 +393,7 @@ impl World {
     /// A ring gets no CPU until then.
     pub fn stall(&mut self, ring: usize, until: Micros) {
         self.count("fault: stall of a process");
+        self.note_stall(until);
         self.rings[ring].stalled_until = until;
     }
 

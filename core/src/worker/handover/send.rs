@@ -98,6 +98,8 @@ impl Mover {
         }
         if !queued.replace(true) {
             self.turns.borrow_mut().push_back((task, Rc::clone(queued)));
+            // Where all who were on their way have stayed at once, nobody else would look again.
+            ring.wake(self.task.get());
         }
         false
     }
