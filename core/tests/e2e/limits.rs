@@ -511,7 +511,8 @@ fn descriptors_may_run_out_for_the_upstream_side() {
         })
     };
     let proxy = proxy::Builder::new(Config::to([origin.addr()]).http()).open_files(80).start();
-    let mut clients: Vec<_> = (0..60).map(|_| proxy.connect()).collect();
+    // All clients find room, and some of their requests, also if the program has inherited a few descriptors.
+    let mut clients: Vec<_> = (0..40).map(|_| proxy.connect()).collect();
     for client in &clients {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     }
@@ -522,7 +523,7 @@ fn descriptors_may_run_out_for_the_upstream_side() {
         statuses.push(client.response().status());
     }
     assert!(statuses.iter().all(|status| matches!(status, 200 | 502 | 503)), "{statuses:?}");
-    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(statuses.contains(&200) && statuses.iter().any(|status| *status != 200), "{statuses:?}");
     eventually("requests are served again", || proxy.connect().get("/").status() == 200);
 }
 
