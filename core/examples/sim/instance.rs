@@ -344,7 +344,7 @@ impl Instance {
             now + AIM_US
         });
         let is_hit = sim::with(|world| world.aim_is_hit());
-        if until > now && !is_hit {
+        if until > now && !is_hit && self.processes[n].todo.len() == 1 {
             self.processes[n].aims_until = Some(until);
             return true;
         }

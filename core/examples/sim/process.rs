@@ -172,7 +172,8 @@ impl Process {
     /// When there is something to do but for frames and timers of the roles.
     pub fn due_at(&self, now: u64) -> u64 {
         let reports = self.worker.as_ref().is_some_and(|worker| !worker.reports.borrow().is_empty());
-        let waits = self.aims_until.filter(|_| !sim::with(|world| world.aim_is_hit()));
+        let waits =
+            self.aims_until.filter(|_| self.todo.len() == 1 && !sim::with(|world| world.aim_is_hit()));
         if reports || (!self.todo.is_empty() && waits.is_none()) {
             return now;
         }
@@ -191,7 +192,9 @@ impl Instance {
             }
             return at <= now;
         }
-        let begins = matches!(self.processes[n].todo.front(), Some(Todo::BeginDrain { live: Some(_), .. }));
+        // The real process does at once what the roles want: it waits no longer once they want something else as well.
+        let todo = &self.processes[n].todo;
+        let begins = matches!(todo.front(), Some(Todo::BeginDrain { live: Some(_), .. }));
         let waits = begins && self.waits_for_aim(n, now);
         if self.processes[n].preparing.is_none()
             && !waits
