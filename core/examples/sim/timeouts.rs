@@ -216,7 +216,9 @@ fn judge(wait: &mut Wait) {
         let may_be_early = (wait.kind == Kind::Pool && handovers > 0) || world.may_have_drained(end);
         // A process that stands still has read its clock before: it takes a wait from another one for longer than it was.
         let lost = world.lost_us(end, from, now);
-        let behind = if handovers > 0 { lost } else { 0 };
+        // So does one that begins a wait then.
+        let stood_still = world.stood_still_us(from.saturating_sub(TURNS_US), from);
+        let behind = stood_still + if handovers > 0 { lost } else { 0 };
         if now + rounding + behind < from + time && !may_be_early {
             let by = from + time - now;
             world.violation(format!("it fired {by} us early: {wait:?}"));
