@@ -156,18 +156,27 @@ impl Instance {
         self.processes.iter().enumerate().filter(|(_, process)| !process.gone)
     }
 
-    /// The process that serves, if it is the only one, there is no restart, and nobody is about to be accepted.
-    pub fn idle(&self) -> Option<usize> {
-        self.alone().filter(|_| sim::with(|world| !world.is_anybody_coming()))
+    /// The process that serves, or those that do and know nothing of each other, if there are no others, there is no restart,
+    /// and nobody is about to be accepted.
+    pub fn last(&self) -> Option<Vec<usize>> {
+        let living: Vec<usize> = self.living().map(|(n, _)| n).collect();
+        let is_over = living.len() == 1 || self.are_strangers(&living);
+        let is_quiet = living.iter().all(|n| self.is_quiet(*n));
+        (is_over && is_quiet && sim::with(|world| !world.is_anybody_coming())).then_some(living)
     }
 
     /// The process that serves, if it is the only one and there is no restart.
     pub fn alone(&self) -> Option<usize> {
-        let now = sim::with(|world| world.now());
         let mut living = self.living();
-        let (n, process) = living.next()?;
-        let is_quiet = process.serves && process.stalled_until <= now && process.due_at(now) > now;
-        (living.next().is_none() && is_quiet).then_some(n)
+        let (n, _) = living.next()?;
+        (living.next().is_none() && self.is_quiet(n)).then_some(n)
+    }
+
+    /// Whether this process serves, and has nothing else to do.
+    fn is_quiet(&self, n: usize) -> bool {
+        let now = sim::with(|world| world.now());
+        let process = &self.processes[n];
+        process.serves && process.stalled_until <= now && process.due_at(now) > now
     }
 
     /// Begins a restart if it is time for one.
@@ -344,7 +353,7 @@ impl Instance {
             now + AIM_US
         });
         let is_hit = sim::with(|world| world.aim_is_hit());
-        if until > now && !is_hit {
+        if until > now && !is_hit && self.processes[n].todo.len() == 1 {
             self.processes[n].aims_until = Some(until);
             return true;
         }
@@ -443,8 +452,9 @@ impl Instance {
         note(|| format!("process {n} hangs until {} ms", until / 1000));
         let now = sim::with(|world| world.now());
         self.stalled_us += until - now;
-        sim::with(|world| world.set_hung(until - now));
-        self.processes[n].stalled_until = until;
+        let process = &mut self.processes[n];
+        process.has_hung_serving |= process.serves;
+        process.stalled_until = until;
         sim::with(|world| world.count("fault: a process hangs in a restart"));
         if let Some(worker) = self.processes[n].worker.as_ref().filter(|worker| worker.running.is_some()) {
             let ring = worker.ring;
@@ -479,7 +489,9 @@ impl Instance {
             process.has_accepted && !(ends || process.is_superseded)
         });
         let accepts = living.iter().copied().filter(has_cpu).any(|process| process.accepts);
-        let serving = living.iter().copied().filter(has_cpu).filter(|process| process.serves).count();
+        let serving: Vec<usize> =
+            self.living().filter(|(_, process)| has_cpu(process) && process.serves).map(|(n, _)| n).collect();
+        let tell_each_other = !self.are_strangers(&serving);
         if living.is_empty() {
             return;
         }
@@ -492,9 +504,21 @@ impl Instance {
         if lasts(&mut self.nobody_accepts, is_meant_to && !accepts, NOBODY_ACCEPTS_US) {
             violation("nobody accepts connections".into());
         }
-        if lasts(&mut self.two_serve, serving > 1, TWO_SERVE_US) {
+        if lasts(&mut self.two_serve, serving.len() > 1 && tell_each_other, TWO_SERVE_US) {
             violation("two processes serve".into());
         }
+    }
+
+    /// Whether these processes know nothing of each other because one of them hung when it was asked whether somebody serves:
+    /// two that serve are better than none.
+    fn are_strangers(&self, serving: &[usize]) -> bool {
+        let is_linked = |n: &usize| {
+            let peers = self.processes[*n].peers.iter();
+            peers
+                .filter_map(|wire| self.wires.other(*wire, Side::Parent))
+                .any(|child| serving.contains(&child))
+        };
+        serving.iter().any(|n| self.processes[*n].has_hung_serving) && !serving.iter().any(is_linked)
     }
 
     /// For the report of a failure.

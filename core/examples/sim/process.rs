@@ -101,6 +101,8 @@ pub struct Process {
     /// It has told the process before to end.
     pub has_dismissed: bool,
     pub stalled_until: u64,
+    /// It hung while it accepted at the restart socket, so that it did not answer there.
+    pub has_hung_serving: bool,
     pub gone: bool,
 }
 
@@ -137,6 +139,7 @@ impl Process {
             leaves: false,
             has_dismissed: false,
             stalled_until: 0,
+            has_hung_serving: false,
             gone: false,
         }
     }
@@ -172,7 +175,8 @@ impl Process {
     /// When there is something to do but for frames and timers of the roles.
     pub fn due_at(&self, now: u64) -> u64 {
         let reports = self.worker.as_ref().is_some_and(|worker| !worker.reports.borrow().is_empty());
-        let waits = self.aims_until.filter(|_| !sim::with(|world| world.aim_is_hit()));
+        let waits =
+            self.aims_until.filter(|_| self.todo.len() == 1 && !sim::with(|world| world.aim_is_hit()));
         if reports || (!self.todo.is_empty() && waits.is_none()) {
             return now;
         }
@@ -191,7 +195,9 @@ impl Instance {
             }
             return at <= now;
         }
-        let begins = matches!(self.processes[n].todo.front(), Some(Todo::BeginDrain { live: Some(_), .. }));
+        // The real process does at once what the roles want: it waits no longer once they want something else as well.
+        let todo = &self.processes[n].todo;
+        let begins = matches!(todo.front(), Some(Todo::BeginDrain { live: Some(_), .. }));
         let waits = begins && self.waits_for_aim(n, now);
         if self.processes[n].preparing.is_none()
             && !waits

@@ -155,10 +155,10 @@ impl Simulation {
             if self.draining_since.is_none()
                 && has_begun
                 && done
-                && let Some(last) = self.instance.idle()
+                && let Some(last) = self.instance.last()
             {
                 self.draining_since = Some(now);
-                self.instance.stop(last);
+                last.into_iter().for_each(|n| self.instance.stop(n));
                 continue;
             }
             let limit = LIMIT_US + self.jumped + self.instance.stalled_us;

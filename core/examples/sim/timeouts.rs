@@ -216,23 +216,27 @@ fn judge(wait: &mut Wait) {
         let may_be_early = (wait.kind == Kind::Pool && handovers > 0) || world.may_have_drained(end);
         // A process that stands still has read its clock before: it takes a wait from another one for longer than it was.
         let lost = world.lost_us(end, from, now);
-        let behind = if handovers > 0 { lost } else { 0 };
+        // So does one that begins a wait then.
+        let stood_still = world.stood_still_us(from.saturating_sub(TURNS_US), from);
+        let behind = stood_still + if handovers > 0 { lost } else { 0 };
         if now + rounding + behind < from + time && !may_be_early {
             let by = from + time - now;
             world.violation(format!("it fired {by} us early: {wait:?}"));
         }
-        let faults = &world.faults;
-        let latency = 2 * (faults.latency.0 + faults.latency.1 as u64);
-        let late = LATE_OPERATIONS * faults.late_us as u64;
         // Each process looks at its pools at times of its own.
         let housekeeping = if wait.kind == Kind::Pool { HOUSEKEEPING_US * (1 + handovers) } else { 0 };
         // A wait that was about to begin when the clock jumped has begun behind that.
         let due = until.max(world.jumped(from, now).unwrap_or(0)) + time;
-        let latest = due + rounding + latency + late + lost + housekeeping + TURNS_US;
+        let latest = due + rounding + slack_us(&world.faults) + lost + housekeeping + TURNS_US;
         if now > latest {
             world.violation(format!("it fired {} us after {latest}, late: {wait:?}", now - latest));
         }
     });
+}
+
+/// What the network and late completions may take of a wait.
+const fn slack_us(faults: &Faults) -> u64 {
+    2 * (faults.latency.0 + faults.latency.1 as u64) + LATE_OPERATIONS * faults.late_us as u64
 }
 
 struct Client {
@@ -342,7 +346,8 @@ impl Client {
         let timeout_us = self.book.borrow()[self.n].timeout_us;
         let is_excused = sim::with(|world| {
             let now = world.now();
-            let has_hung = world.lost_us(end, self.starts_at, now) >= timeout_us;
+            let lost_us = world.lost_us(end, self.starts_at, now);
+            let has_hung = lost_us > 0 && lost_us + slack_us(&world.faults) >= timeout_us;
             let has_jumped = world.jumped(self.starts_at, now).is_some();
             has_hung || has_jumped || world.may_have_drained(end) || world.was_cut(end)
         });

@@ -444,9 +444,16 @@ impl Client {
             drop(book);
             // So long it is read on at least, so that the client has its last words; then they may be lost.
             let has_lingered = sim::with(|world| world.lingered_us(end)) >= Some(LINGER_US);
-            // The time of an idle connection was up when the process got the CPU again, and the request on its way.
-            let was_idle = !begun && !reset && sim::with(|world| world.has_hung());
+            // The time of an idle connection was up when the process got the CPU again, and the request on its way, or not
+            // yet read, so that the close resets.
+            let stood_still_us = sim::with(|world| world.stood_still_us(self.connected_at, world.now()));
+            let was_idle = !begun && stood_still_us >= HANG_US;
             let is_excused = is_cut || was_idle || (reset && has_lingered) || self.is_lost(end);
+            if is_excused && reset {
+                // It has taken along what had come back for the others.
+                let mut book = self.book.borrow_mut();
+                self.open.iter().take(self.sent - 1).for_each(|id| book.fates[*id].is_repeated = true);
+            }
             if plan.breaks.is_none() && !is_excused {
                 let state = &self.state;
                 violation(format!(

@@ -151,8 +151,6 @@ pub struct World {
     pub(super) cut: BTreeSet<u32>,
     /// A process is being killed.
     pub(super) kills: bool,
-    /// Virtual time for which a process hung at most.
-    hung: Micros,
     /// Connections that are about to come into the queue of a listener.
     pub(super) coming: usize,
     /// Ends of channels whose other end a killed process had.
@@ -198,7 +196,6 @@ impl World {
             woken: Vec::new(),
             cut: BTreeSet::new(),
             kills: false,
-            hung: 0,
             coming: 0,
             orphans: BTreeSet::new(),
         })
@@ -425,17 +422,6 @@ impl World {
     #[must_use]
     pub fn was_cut(&self, end: EndId) -> bool {
         self.cut.contains(&end.conn)
-    }
-
-    /// A process hangs for so long.
-    pub fn set_hung(&mut self, us: Micros) {
-        self.hung = self.hung.max(us);
-    }
-
-    /// Whether a process hung for so long that time-outs of its connections may have passed.
-    #[must_use]
-    pub const fn has_hung(&self) -> bool {
-        self.hung >= 1_000_000
     }
 
     /// Whether a connection waits to be accepted, or will soon.
