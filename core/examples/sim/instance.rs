@@ -19,6 +19,8 @@ use crate::wires::{Side, Wires};
 const NOBODY_ACCEPTS_US: u64 = 9_000_000;
 /// Virtual time for which two processes may accept at the restart socket: one of them has not read yet that it is given up.
 const TWO_SERVE_US: u64 = 1_000_000;
+/// How long a process that asks whether somebody serves waits for an answer.
+const IS_ASKED_US: u64 = 1_000_000;
 /// Virtual time for which a handover waits for the state that it is aimed at.
 const AIM_US: u64 = 300_000;
 /// Turns that processes have for themselves once a session is in that state, so that it is still there.
@@ -453,7 +455,7 @@ impl Instance {
         let now = sim::with(|world| world.now());
         self.stalled_us += until - now;
         let process = &mut self.processes[n];
-        process.has_hung_serving |= process.serves;
+        process.has_hung |= until - now >= IS_ASKED_US;
         process.stalled_until = until;
         sim::with(|world| world.count("fault: a process hangs in a restart"));
         if let Some(worker) = self.processes[n].worker.as_ref().filter(|worker| worker.running.is_some()) {
@@ -518,7 +520,7 @@ impl Instance {
                 .filter_map(|wire| self.wires.other(*wire, Side::Parent))
                 .any(|child| serving.contains(&child))
         };
-        serving.iter().any(|n| self.processes[*n].has_hung_serving) && !serving.iter().any(is_linked)
+        serving.iter().any(|n| self.processes[*n].has_hung) && !serving.iter().any(is_linked)
     }
 
     /// For the report of a failure.

@@ -101,8 +101,8 @@ pub struct Process {
     /// It has told the process before to end.
     pub has_dismissed: bool,
     pub stalled_until: u64,
-    /// It hung while it accepted at the restart socket, so that it did not answer there.
-    pub has_hung_serving: bool,
+    /// It hung for so long that others who asked whether somebody serves had no answer, or did not hear what became of them.
+    pub has_hung: bool,
     pub gone: bool,
 }
 
@@ -139,7 +139,7 @@ impl Process {
             leaves: false,
             has_dismissed: false,
             stalled_until: 0,
-            has_hung_serving: false,
+            has_hung: false,
             gone: false,
         }
     }
