@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::instance::{Process, READY};
+use crate::instance::{ASKED_TO_END, Process, READY};
 use crate::site::Site;
 use crate::support::stats::expect;
 use crate::support::{Client, eventually, free_address};
@@ -60,6 +60,7 @@ fn processes_that_cannot_see_each_other_count_right() {
     let child = apart_or_skip!(instance, "auto");
     child.wait_log(READY);
     site.ask(1);
+    parent.wait_log(ASKED_TO_END);
     idle.get("/last");
     idle.expect_eof();
     drop(idle);
@@ -124,6 +125,7 @@ fn a_process_with_a_dev_shm_of_its_own_goes_on_counting() {
     };
     child.wait_log(READY);
     site.ask(1);
+    parent.wait_log(ASKED_TO_END);
     idle.get("/last");
     idle.expect_eof();
     drop(idle);

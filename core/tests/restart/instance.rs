@@ -16,6 +16,9 @@ use crate::support::{BaseId, TempDir, eventually, lock};
 /// What a process writes when it serves.
 pub(crate) const READY: &str = "ready pid=";
 
+/// The line of a process that was replaced, when each response says that its connection ends.
+pub(crate) const ASKED_TO_END: &str = "connections are asked to end";
+
 /// How long a process may take: longer than the deadlines of single steps of a restart.
 const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -11,7 +11,7 @@ use ouro_restart::message::{
 };
 
 use crate::fake::{FakeParent, Peer, hello};
-use crate::instance::{Process, READY};
+use crate::instance::{ASKED_TO_END, Process, READY};
 use crate::site::{Site, listener};
 use crate::support::eventually;
 use crate::support::stats::{Stats, expect, expect_nothing_active};
@@ -70,6 +70,7 @@ fn a_segment_of_another_layout_is_followed_by_one_that_goes_on() {
             "what was counted before the restart is not there"
         );
         site.ask(2);
+        process.wait_log(ASKED_TO_END);
         idle.get("/last");
         idle.expect_eof();
         drop(idle);
@@ -122,6 +123,7 @@ fn what_the_parent_has_counted_survives_a_child_that_is_killed() {
     parent.wait_log("serves again");
     site.ask(2);
     let next = site.instance.start("auto");
+    parent.wait_log(ASKED_TO_END);
     idle.get("/last");
     idle.expect_eof();
     drop(idle);
@@ -153,6 +155,7 @@ fn what_killed_children_have_counted_in_segments_of_their_own_survives_too() {
     }
     let next = site.instance.start("auto");
     site.ask(1);
+    parent.wait_log(ASKED_TO_END);
     idle.get("/last");
     idle.expect_eof();
     drop(idle);

@@ -30,6 +30,7 @@ impl Process<'_> {
         let times = (drain.drain_ms, drain.parent_shutdown_ms);
         if let Some(over_ms) = self.course.begin_drain(now, connections, times, releases, channels) {
             running.workers.tell(|| Message::Farewell(Some(over_ms)));
+            tracing::info!(connections, over_ms, "connections are asked to end");
         }
         self.look();
     }
