@@ -3,8 +3,8 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::instance::{ASKED_TO_END, Process, READY};
-use crate::site::Site;
+use crate::instance::{Process, READY};
+use crate::site::{Site, let_go};
 use crate::support::stats::expect;
 use crate::support::{Client, eventually, free_address};
 
@@ -56,15 +56,11 @@ fn processes_that_cannot_see_each_other_count_right() {
     let Site { instance, .. } = &site;
     let parent = instance.start("0");
     site.ask(1);
-    let mut idle = site.idle();
+    let idle = site.idle();
     let child = apart_or_skip!(instance, "auto");
     child.wait_log(READY);
     site.ask(1);
-    parent.wait_log(ASKED_TO_END);
-    idle.get("/last");
-    idle.expect_eof();
-    drop(idle);
-    parent.expect_exit(0, "has been replaced");
+    let_go(idle, &parent);
     let counted = |requests| {
         expect(
             instance.base_id(),
@@ -118,18 +114,14 @@ fn a_process_with_a_dev_shm_of_its_own_goes_on_counting() {
     site.configure(&format!("[admin]\naddress = \"{admin}\"\n"));
     let parent = instance.start("0");
     site.ask(1);
-    let mut idle = site.idle();
+    let idle = site.idle();
     let Some(child) = instance.spawn_with_own_shm("size=64m", "auto", "") else {
         println!("skipped: no mount namespaces for this user");
         return;
     };
     child.wait_log(READY);
     site.ask(1);
-    parent.wait_log(ASKED_TO_END);
-    idle.get("/last");
-    idle.expect_eof();
-    drop(idle);
-    parent.expect_exit(0, "has been replaced");
+    let_go(idle, &parent);
     eventually("all is counted", || {
         let mut client = Client::connect(admin);
         client.send("GET /stats?filter=http.web.downstream_rq_total HTTP/1.1\r\nHost: localhost\r\n\r\n");

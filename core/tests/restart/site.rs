@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::instance::{Instance, Process};
+use crate::instance::{ASKED_TO_END, Instance, Process};
 use crate::load::{Echo, Load};
 use crate::support::{Client, Config, free_address};
 
@@ -59,6 +59,16 @@ impl Site {
     pub(crate) fn expect_served(&self) {
         self.ask(10);
     }
+}
+
+/// Asks once more on the connection that keeps a process which has been replaced, and is the last that it served.
+#[track_caller]
+pub(crate) fn let_go(mut idle: Client, process: &Process) {
+    process.wait_log(ASKED_TO_END);
+    idle.get("/last");
+    idle.expect_eof();
+    drop(idle);
+    process.expect_exit(0, "has been replaced");
 }
 
 /// Tables of a TCP listener.

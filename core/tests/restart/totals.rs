@@ -11,8 +11,8 @@ use ouro_restart::message::{
 };
 
 use crate::fake::{FakeParent, Peer, hello};
-use crate::instance::{ASKED_TO_END, Process, READY};
-use crate::site::{Site, listener};
+use crate::instance::{Process, READY};
+use crate::site::{Site, let_go, listener};
 use crate::support::eventually;
 use crate::support::stats::{Stats, expect, expect_nothing_active};
 
@@ -60,7 +60,7 @@ fn a_segment_of_another_layout_is_followed_by_one_that_goes_on() {
     let (mut connections, mut requests) = (0, 0);
     for _ in 0..3 {
         site.ask(5);
-        let mut idle = site.idle();
+        let idle = site.idle();
         age(&site);
         let next = site.instance.start("auto");
         next.wait_log("its counters are in another segment");
@@ -70,11 +70,7 @@ fn a_segment_of_another_layout_is_followed_by_one_that_goes_on() {
             "what was counted before the restart is not there"
         );
         site.ask(2);
-        process.wait_log(ASKED_TO_END);
-        idle.get("/last");
-        idle.expect_eof();
-        drop(idle);
-        process.expect_exit(0, "has been replaced");
+        let_go(idle, &process);
         connections += 8;
         requests += 9;
         expect_counted(&site, connections, requests);
@@ -117,17 +113,13 @@ fn what_the_parent_has_counted_survives_a_child_that_is_killed() {
     site.ask(3);
     age(&site);
     // Keeps the parent.
-    let mut idle = site.idle();
+    let idle = site.idle();
     let child = site.instance.start("auto");
     child.kill();
     parent.wait_log("serves again");
     site.ask(2);
     let next = site.instance.start("auto");
-    parent.wait_log(ASKED_TO_END);
-    idle.get("/last");
-    idle.expect_eof();
-    drop(idle);
-    parent.expect_exit(0, "has been replaced");
+    let_go(idle, &parent);
     site.ask(1);
     expect_counted(&site, 7, 8);
     next.stop();
@@ -140,7 +132,7 @@ fn what_killed_children_have_counted_in_segments_of_their_own_survives_too() {
     site.ask(3);
     age(&site);
     // Keeps the parent.
-    let mut idle = site.idle();
+    let idle = site.idle();
     let mut counted = 3_u64;
     for _ in 0..2 {
         let child = site.instance.start("auto");
@@ -155,11 +147,7 @@ fn what_killed_children_have_counted_in_segments_of_their_own_survives_too() {
     }
     let next = site.instance.start("auto");
     site.ask(1);
-    parent.wait_log(ASKED_TO_END);
-    idle.get("/last");
-    idle.expect_eof();
-    drop(idle);
-    parent.expect_exit(0, "has been replaced");
+    let_go(idle, &parent);
     expect_counted(&site, counted + 2, counted + 3);
     next.stop();
 }
