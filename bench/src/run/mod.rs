@@ -244,28 +244,24 @@ fn run_scenario(
         unit: unit(scenario),
         subjects: variants
             .iter()
-            .map(|variant| SubjectResult { name: variant.name.clone(), ..SubjectResult::default() })
+            .map(|variant| {
+                let is_about = |one: &&Unfit| one.0 == variant.found.subject && one.1 == scenario.shape();
+                let skipped = unfit.iter().find(is_about).map(|one| one.2.clone());
+                SubjectResult { name: variant.name.clone(), skipped, ..SubjectResult::default() }
+            })
             .collect(),
         notes: Vec::new(),
     };
     turns::take(&mut result, rounds, |who, round| {
         eprint!("{place} {}, round {round} of {rounds}, {} … ", scenario.name, unit(scenario));
-        let why = |variant: &Variant| {
-            let is_about = |one: &&Unfit| one.0 == variant.found.subject && one.1 == scenario.shape();
-            unfit.iter().find(is_about).map(|one| one.2.clone())
-        };
-        let fit: Vec<&Variant> =
-            who.iter().map(|index| &variants[*index]).filter(|variant| why(variant).is_none()).collect();
-        let mut measured = bench.measure(scenario, &fit).into_iter();
-        let mut rounds = Vec::new();
-        for variant in who.iter().map(|index| &variants[*index]) {
-            let round = why(variant).map_or_else(|| measured.next().unwrap_or_else(nothing), Err);
+        let taking_part: Vec<&Variant> = who.iter().map(|index| &variants[*index]).collect();
+        let rounds = bench.measure(scenario, &taking_part);
+        for (variant, round) in taking_part.iter().zip(&rounds) {
             let value = round.as_ref().map_or_else(
                 |_| "skipped".into(),
                 |round| round.value().map_or_else(|| "-".into(), |value| format!("{value:.2}")),
             );
             eprint!(" {} {value}", variant.name);
-            rounds.push(round);
         }
         eprintln!();
         rounds
@@ -275,10 +271,6 @@ fn run_scenario(
     result.notes = notes(&result);
     result.notes.extend(no_floor(scenario, found));
     Ok(result)
-}
-
-fn nothing() -> Result<results::Round, String> {
-    Err("it was not measured".into())
 }
 
 const fn unit(scenario: &Scenario) -> &'static str {
