@@ -472,6 +472,22 @@ impl Instance {
         }
     }
 
+    /// A process has taken over. If the one before it hung, others may serve who have nothing to do with either of them: nobody
+    /// has told them, and nobody will.
+    pub fn on_take_over(&mut self, n: usize) {
+        let Some(before) = self.processes[n].before.filter(|before| self.processes[*before].has_hung) else {
+            return;
+        };
+        let line: Vec<usize> = std::iter::successors(Some(n), |n| self.processes[*n].before).collect();
+        let is_other = |(m, process): (usize, &Process)| {
+            process.parent.is_some() && !process.ends() && !line.contains(&m)
+        };
+        if self.living().any(is_other) {
+            note(|| format!("process {n} has the place of process {before}, which hung, and others serve"));
+            self.processes[n].has_hung = true;
+        }
+    }
+
     /// A process cannot become what it was started for, or was given up.
     pub fn on_failure(&mut self, n: usize, why: &str) {
         note(|| format!("process {n} fails: {why}"));
@@ -487,8 +503,7 @@ impl Instance {
         let living: Vec<&Process> = self.living().map(|(_, process)| process).collect();
         let is_meant_to = living.iter().copied().filter(has_cpu).any(|process| {
             // Who was replaced twice drains, and does not come back.
-            let ends = process.course.is_stopping() || process.course.is_failing() || process.leaves;
-            process.has_accepted && !(ends || process.is_superseded)
+            process.has_accepted && !(process.ends() || process.is_superseded)
         });
         let accepts = living.iter().copied().filter(has_cpu).any(|process| process.accepts);
         let serving: Vec<usize> =

@@ -93,6 +93,8 @@ pub struct Process {
     pub is_orphaned: bool,
     /// The process after it has been replaced itself.
     pub is_superseded: bool,
+    /// The process whose listening sockets it has got.
+    pub before: Option<usize>,
     /// Its worker has been told to accept, and not to stop.
     pub accepts: bool,
     pub has_accepted: bool,
@@ -101,7 +103,8 @@ pub struct Process {
     /// It has told the process before to end.
     pub has_dismissed: bool,
     pub stalled_until: u64,
-    /// It hung for so long that others who asked whether somebody serves had no answer, or did not hear what became of them.
+    /// It hung for so long that others who asked whether somebody serves had no answer, or did not hear what became of them;
+    /// or it has taken over from such a one while others were left whom nobody had told.
     pub has_hung: bool,
     pub gone: bool,
 }
@@ -134,6 +137,7 @@ impl Process {
             aims_until: None,
             is_orphaned: false,
             is_superseded: false,
+            before: None,
             accepts: false,
             has_accepted: false,
             leaves: false,
@@ -155,8 +159,13 @@ impl Process {
     /// Has its listening sockets, and nothing that speaks against going on to serve.
     pub fn could_serve(&self, now: u64) -> bool {
         let has_sockets = !self.offered.is_empty() || !self.inherited.is_empty();
-        let ends = self.course.is_failing() || self.course.is_stopping() || self.leaves;
-        !self.gone && has_sockets && self.holds && !ends && !self.is_orphaned && self.stalled_until <= now
+        let is_free = !self.ends() && !self.is_orphaned && self.stalled_until <= now;
+        !self.gone && has_sockets && self.holds && is_free
+    }
+
+    /// It is on its way out.
+    pub fn ends(&self) -> bool {
+        self.course.is_failing() || self.course.is_stopping() || self.leaves
     }
 
     pub fn tell(&self, message: Message) {

@@ -38,7 +38,10 @@ impl Instance {
         }
         if process.dying.is_some_and(|dying| self.processes[dying].gone) {
             let process = &mut self.processes[n];
-            (process.dying, process.probe) = (None, None);
+            process.dying = None;
+            if let Some(wire) = process.probe.take() {
+                self.wires.close(wire, Side::Child, now);
+            }
             self.up(n, child::Event::SomebodyServes(false));
             return true;
         }
@@ -151,6 +154,7 @@ impl Instance {
                 }
             }
             child::Action::AdoptListenSockets(sockets) => {
+                process.before = process.up.and_then(|wire| self.wires.other(wire, Side::Child));
                 for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut process.fds)) {
                     process.holds |= described.purpose == RESTART;
                     process.inherited.extend(fd);
@@ -192,6 +196,7 @@ impl Instance {
                 (process.epoch, process.serves) = (epoch, true);
                 process.todo.push_back(Todo::TakeOver);
                 sim::with(|world| world.note(|| format!("process {n} serves as epoch {epoch}")));
+                self.on_take_over(n);
             }
             child::Action::ParentEnded => {
                 if let Some(parent) = &mut process.parent {
@@ -330,10 +335,10 @@ impl Instance {
         });
         let process = &mut self.processes[n];
         if died {
-            process.dead_until = Some(now + AFTER_A_DEATH_US);
+            process.dead_until = Some((now + AFTER_A_DEATH_US) / 1000 * 1000);
         }
         process.strangers = strangers;
-        let of_the_dead = process.dead_until.is_some_and(|until| now < until);
+        let of_the_dead = process.dead_until.is_some_and(|until| now / 1000 < until / 1000);
         let is_told = process.child.unheard_until() * 1000 > now;
         of_the_dead || is_told || !process.strangers.is_empty() || process.child.is_without_answer()
     }
