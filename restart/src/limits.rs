@@ -31,6 +31,9 @@ pub const WAITING_MAX: usize = 4;
 /// the name of the instance is of any use to it.
 pub const LOST_SEGMENTS_MAX: usize = 8;
 
+/// How much later than it should something may happen in a process of which nobody would say that it hangs, milliseconds.
+pub const LATE_MS: u64 = 20;
+
 /// How far beyond the next epoch a child may be to wait its turn behind one that is taking over, as happens when a script
 /// counts epochs up faster than processes start.
 pub const EPOCHS_AHEAD_MAX: u32 = 4;
@@ -73,7 +76,8 @@ pub struct Deadlines {
     /// Child: from DrainListeners to the reply; then it takes over without one if nobody else serves. Longer than a
     /// parent's parent needs to take the service back.
     pub commit_ms: u64,
-    /// Child: until somebody has answered whether he serves, after the parent has hung up or hangs; then nobody does.
+    /// Child: until somebody has answered whether he serves, after the parent has hung up or hangs; then nobody does. A
+    /// parent that asks waits twice as long.
     pub check_ms: u64,
     /// Parent, after the commit: between two Pings.
     pub ping_ms: u64,

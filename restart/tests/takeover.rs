@@ -239,7 +239,8 @@ impl Process {
                 }
                 parent::Action::BeginDrain { .. } => self.down(parent::Event::ConnectionsLeft(3)),
                 parent::Action::Exit { .. } => self.exited = true,
-                parent::Action::AttemptFailed { .. }
+                parent::Action::CheckService
+                | parent::Action::AttemptFailed { .. }
                 | parent::Action::CloseListeners
                 | parent::Action::ParcelsAnswered(_)
                 | parent::Action::Log(..) => {}

@@ -274,7 +274,8 @@ impl Instance {
             self.processes[n].ends.probe = Some(wire);
             self.say(n, wire, Side::Child, Frame::new(1, hello), Load::Nothing);
         } else {
-            self.up(n, child::Event::SomebodyServes(false));
+            let steps = self.processes[n].roles.nobody_serves(now / 1000);
+            self.carry_out(n, steps);
         }
     }
 

@@ -392,7 +392,10 @@ impl Link {
                     self.sockets.probe = Some(probe);
                 }
             }
-            Err((child::ConnectFailure::Nobody, _)) => self.up(child::Event::SomebodyServes(false)),
+            Err((child::ConnectFailure::Nobody, _)) => {
+                let steps = self.roles.nobody_serves(self.now());
+                self.carry_out(steps);
+            }
             // The deadline decides.
             Err(_) => {}
         }

@@ -174,13 +174,13 @@ impl<P: Other> Roles<P> {
         if let Some(is_answered) = ears.answer() {
             let mut steps = vec![Step::ForgetQuestion];
             if is_answered {
-                self.on_child(now, child::Event::SomebodyServes(true), &mut steps);
+                self.on_service(now, true, &mut steps);
             }
             return Some(steps);
         }
         if ears.before_has_ended() && std::mem::take(&mut self.awaits_end) {
             let mut steps = vec![Step::ForgetQuestion];
-            self.on_child(now, child::Event::SomebodyServes(false), &mut steps);
+            self.on_service(now, false, &mut steps);
             return Some(steps);
         }
         if self.serves
@@ -218,9 +218,16 @@ impl<P: Other> Roles<P> {
         steps
     }
 
+    /// Nobody listens at the restart socket, where [`Step::Ask`] was to be asked.
+    pub fn nobody_serves(&mut self, now: Millis) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.on_service(now, false, &mut steps);
+        steps
+    }
+
     /// The connection to the process before is lost, which was this one.
     pub fn lost_above(&mut self, now: Millis, process: Option<P>, why: String) -> Vec<Step> {
-        (self.is_linked, self.awaits_end) = (false, true);
+        (self.is_linked, self.awaits_end) = (false, self.parent.is_none());
         self.estrange(now, process, true);
         self.up(now, child::Event::ParentGone { why })
     }
@@ -276,6 +283,19 @@ impl<P: Other> Roles<P> {
         }
     }
 
+    fn ask(&self) -> Step {
+        Step::Ask(Hello { probe: true, ..self.identity.hello() })
+    }
+
+    /// Whether somebody serves is of interest to a process that is about to take over, and to one that was replaced.
+    fn on_service(&mut self, now: Millis, serves: bool, steps: &mut Vec<Step>) {
+        if self.parent.is_some() {
+            self.on_parent(now, parent::Event::SomebodyServes(serves), steps);
+        } else {
+            self.on_child(now, child::Event::SomebodyServes(serves), steps);
+        }
+    }
+
     fn on_child(&mut self, now: Millis, event: child::Event, steps: &mut Vec<Step>) {
         self.is_linked |= event == child::Event::Connected;
         for action in self.child.handle(now, event) {
@@ -297,13 +317,13 @@ impl<P: Other> Roles<P> {
                 child::Action::CheckService { elder } => {
                     // Where there is an elder, the end of the process before alone says nothing.
                     self.awaits_end &= !elder;
-                    Step::Ask(Hello { probe: true, ..self.identity.hello() })
+                    self.ask()
                 }
                 child::Action::TakeOver { epoch } => {
                     let mut parent = Parent::new(self.identity.clone(), epoch, Deadlines::default());
                     parent.set_elder(self.is_linked);
                     self.parent = Some(parent);
-                    (self.epoch, self.serves) = (epoch, true);
+                    (self.epoch, self.serves, self.awaits_end) = (epoch, true, false);
                     Step::TakeOver { epoch }
                 }
                 child::Action::ParentEnded => {
@@ -364,6 +384,7 @@ impl<P: Other> Roles<P> {
                     self.on_child(now, child::Event::Superseded(None), steps);
                     Step::ResumeAccepting
                 }
+                parent::Action::CheckService => self.ask(),
                 parent::Action::BeginDrain { drain, live, peer } => {
                     Step::BeginDrain { drain, live: live.then_some(peer) }
                 }

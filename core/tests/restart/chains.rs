@@ -1,8 +1,10 @@
 //! Three generations, of which some are killed or stopped.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
-use crate::instance::Process;
+use crate::instance::{Process, READY};
 use crate::site::{Site, let_go};
 use crate::support::{Client, eventually, free_address};
 
@@ -80,6 +82,46 @@ fn a_child_in_the_chain_dies_before_its_commit() {
     last.stop();
 }
 
+/// The one that would get the service back hangs, so that the next one goes on without its word.
+#[test]
+fn who_wakes_up_when_another_one_has_the_place_of_its_child_does_not_serve_again() {
+    let site = Site::new();
+    let (first, first_idle) = next(&site);
+    let (second, _second_idle) = next(&site);
+    first.freeze();
+    let (third, held) = site.held_child(&second);
+    second.kill();
+    drop(held);
+    third.wait_log("is dead; going on");
+    third.wait_log(READY);
+    site.expect_served();
+    first.thaw();
+    first.wait_log("another process serves in place of the new one");
+    site.expect_served();
+    let_go(first_idle, &first);
+    assert!(!first.log().contains("serves again"));
+    let last = site.instance.start("auto");
+    third.expect_exit(0, "has been replaced");
+    last.stop();
+}
+
+#[test]
+fn who_wakes_up_when_nobody_has_the_place_of_its_child_serves_again() {
+    let site = Site::new();
+    let (first, mut first_idle) = next(&site);
+    let (second, _second_idle) = next(&site);
+    first.freeze();
+    // Longer than somebody waits for an answer.
+    std::thread::park_timeout(Duration::from_millis(1_200));
+    second.kill();
+    first.thaw();
+    first.wait_log("asking whether another one serves");
+    first.wait_log("this process serves again");
+    site.expect_served();
+    assert_eq!(first_idle.get("/again").text(), "/again");
+    assert!(site.instance.live() == [first.pid()]);
+}
+
 #[test]
 fn stopping_the_newest_reaches_an_old_process_that_nobody_speaks_to() {
     for killed in [false, true] {
@@ -118,12 +160,12 @@ fn what_a_parent_has_given_works_again_when_the_child_is_killed() {
         let given = listener("unix", &format!("unix:{}", unix.display()));
         site.configure(&given);
         let parent = site.instance.spawn("0", &format!("--concurrency {before}"));
-        parent.wait_log(crate::instance::READY);
+        parent.wait_log(READY);
         let mut idle = Client::connect(site.web);
         assert_eq!(idle.get("/first").text(), "/first");
         site.configure(&format!("{given}{}", listener("new", &only_childs.to_string())));
         let child = site.instance.spawn("auto", &format!("--concurrency {after}"));
-        child.wait_log(crate::instance::READY);
+        child.wait_log(READY);
         assert_eq!(Client::connect(only_childs).get("/new").text(), "/new");
         child.kill();
         parent.wait_log("this process serves again");

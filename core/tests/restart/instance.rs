@@ -311,6 +311,12 @@ impl Process {
         }
     }
 
+    /// What its descriptors stand for, as far as they stay open.
+    pub(crate) fn open_files(&self) -> Vec<PathBuf> {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        fds.into_iter().flatten().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect()
+    }
+
     /// Open descriptors, and resident memory in KiB.
     pub(crate) fn size(&self) -> (usize, u64) {
         size(self.pid())

@@ -1,10 +1,11 @@
 //! What most tests are about: an instance with one HTTP listener on a known port in front of an origin.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use crate::instance::{ASKED_TO_END, Instance, Process};
 use crate::load::{Echo, Load};
-use crate::support::{Client, Config, free_address};
+use crate::support::{Client, Config, eventually, free_address};
 
 /// See the module.
 pub(crate) struct Site {
@@ -44,6 +45,23 @@ impl Site {
         let mut idle = Client::connect(self.web);
         assert_eq!(idle.get("/first").text(), "/first");
         idle
+    }
+
+    /// Starts a child that has everything of its parent, and waits for a port until that is dropped.
+    #[track_caller]
+    pub(crate) fn held_child(&self, parent: &Process) -> (Process, TcpListener) {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.configure(&listener("extra", held.local_addr().unwrap()));
+        let child = self.instance.spawn("auto", "");
+        // It opens its counters for good when it has all that it needs from its parent.
+        let counters = PathBuf::from(format!("/dev/shm/ouro_{}", self.instance.base_id().0));
+        eventually("the child has the sockets and goes on", || {
+            let (theirs, its) = (parent.open_files(), child.open_files());
+            let is_shared =
+                |file: &&PathBuf| file.to_string_lossy().starts_with("socket:") && theirs.contains(file);
+            its.iter().any(|file| is_shared(&file)) && its.contains(&counters)
+        });
+        (child, held)
     }
 
     /// So many requests, each on a connection of its own, are answered.

@@ -5,7 +5,6 @@
 //! every time.
 
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,8 +14,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::fake::{Peer, Step};
 use crate::instance::{Process, READY};
-use crate::site::{Site, listener};
-use crate::support::{Client, Failure, QUIET, eventually};
+use crate::site::Site;
+use crate::support::{Client, Failure, QUIET};
 
 /// Is woken for each connection that comes, before anybody who begins to accept after it, and accepts nothing.
 struct Eater {
@@ -51,12 +50,6 @@ impl Eater {
                 let _ = epoll.wait(&mut [EpollEvent::empty()], 100_u16);
             }
         }));
-    }
-
-    /// The number of the socket in the kernel.
-    fn inode(&self) -> String {
-        let path = format!("/proc/self/fd/{}", self.listener.as_fd().as_raw_fd());
-        std::fs::read_link(path).unwrap().to_str().unwrap().to_owned()
     }
 }
 
@@ -95,23 +88,6 @@ impl Scene {
         let old = std::mem::replace(&mut self.newest, next);
         old.expect_exit(0, "stopped");
     }
-
-    /// Starts a child that has everything of its parent, and waits for a port until that is dropped.
-    #[track_caller]
-    fn held_child(&self) -> (Process, TcpListener) {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        self.site.configure(&listener("extra", held.local_addr().unwrap()));
-        let child = self.site.instance.spawn("auto", "");
-        let socket = self.eater.inode();
-        // It opens its counters when it has all that it needs from its parent.
-        let counters = format!("/dev/shm/ouro_{}", self.site.instance.base_id().0);
-        eventually("the child has the socket and goes on", || {
-            let Ok(fds) = std::fs::read_dir(format!("/proc/{}/fd", child.pid())) else { return false };
-            let links: Vec<_> = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
-            [&socket, &counters].iter().all(|wanted| links.iter().any(|link| link.to_str() == Some(wanted)))
-        });
-        (child, held)
-    }
 }
 
 #[test]
@@ -131,11 +107,14 @@ fn when_a_child_was_killed_after_the_commit() {
 #[test]
 fn when_another_child_takes_over_after_one_was_killed() {
     let mut scene = Scene::second();
+    // Keeps the parent: without a connection it would be gone before the child is killed.
+    let idle = scene.site.idle();
     scene.eater.eat();
     let child = scene.site.instance.spawn("auto", "");
     scene.newest.wait_log("another process serves from here on");
     child.kill();
     scene.newest.wait_log("serves again");
+    drop(idle);
     for _ in 0..2 {
         scene.replace();
         scene.site.expect_served();
@@ -159,7 +138,7 @@ fn when_a_child_was_killed_before_the_commit() {
         assert!(begun.elapsed() < Duration::from_secs(25), "the eater does not eat");
         std::thread::park_timeout(QUIET);
     };
-    let (child, _held) = scene.held_child();
+    let (child, _held) = scene.site.held_child(&scene.newest);
     child.kill();
     scene.newest.wait_log("failed before it took over");
     assert_eq!(unheard.response().text(), "/unheard");
@@ -170,7 +149,7 @@ fn when_a_child_was_killed_before_the_commit() {
 fn when_a_parent_was_killed_before_the_commit() {
     let mut scene = Scene::new();
     scene.eater.eat();
-    let (child, held) = scene.held_child();
+    let (child, held) = scene.site.held_child(&scene.newest);
     scene.newest.kill();
     drop(held);
     let begun = Instant::now();
@@ -201,7 +180,7 @@ fn when_a_child_that_was_given_up_is_killed_later() {
 fn a_parent_that_hangs_at_the_commit_and_is_killed_later_takes_nobody_with_it() {
     let mut scene = Scene::new();
     scene.eater.eat();
-    let (child, held) = scene.held_child();
+    let (child, held) = scene.site.held_child(&scene.newest);
     scene.newest.freeze();
     drop(held);
     child.wait_log("this one serves without");

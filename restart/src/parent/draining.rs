@@ -3,7 +3,7 @@
 use super::events::{Action, PeerId};
 use super::{Draining, Parent, Peer, Phase};
 use crate::identity::Level;
-use crate::limits::LOST_SEGMENTS_MAX;
+use crate::limits::{Deadlines, LATE_MS, LOST_SEGMENTS_MAX};
 use crate::message::{
     DrainListeners, DrainListenersReply, HandoverDone, ParentProgress, Ping, Refusal, Terminated,
 };
@@ -33,6 +33,7 @@ impl Parent {
             superseded: false,
             connections: 0,
             done_until: None,
+            checking: None,
         });
         self.out.push(Action::StopAccepting { pid });
         let others: Vec<_> = self.peers.iter().filter(|peer| peer.id != id).map(Peer::open_request).collect();
@@ -82,7 +83,47 @@ impl Parent {
                 draining.done_until = Some(now.saturating_add(self.deadlines.goodbye_ms));
                 self.send(peer, 0, HandoverDone { moved, cut });
             }
+            // It may have to serve again.
+            None if draining.checking.is_some() => draining.done_until = Some(now),
             None => self.end("it has nothing left to do", cut),
+        }
+    }
+
+    /// While this process drains it is told something every second, as it pings its child. If that did not happen for as
+    /// long as others wait for an answer, there may be some who asked whether it serves, and went on without one.
+    pub(super) fn mind_the_time(&mut self, now: u64) {
+        let idle_ms = now.saturating_sub(std::mem::replace(&mut self.handled_at, now));
+        if let Phase::Draining(Draining { peer: Some(_), superseded: false, .. }) = self.phase {
+            let Deadlines { ping_ms, check_ms, .. } = self.deadlines;
+            self.is_late |= idle_ms >= ping_ms.max(check_ms).saturating_add(LATE_MS);
+        }
+    }
+
+    /// The child is gone, and somebody else may have its place. Who had begun to ask before this process could hear of that
+    /// goes on while this one still waits, and answers.
+    pub(super) fn check_service(&mut self, now: u64, why: String) {
+        let Phase::Draining(draining) = &mut self.phase else { return };
+        draining.checking = Some((now.saturating_add(2 * self.deadlines.check_ms), why));
+        let text = "the new process has ended while this one got no CPU; asking whether another one serves";
+        self.log(Level::Warn, text.to_owned());
+        self.out.push(Action::CheckService);
+    }
+
+    pub(super) fn on_somebody_serves(&mut self, serves: bool) {
+        let Phase::Draining(draining) = &mut self.phase else { return };
+        match draining.checking.take() {
+            None => {}
+            Some(_) if serves => self.stand_back("another process serves in place of the new one"),
+            Some((_, why)) => self.take_back(&why),
+        }
+    }
+
+    /// This process will not serve again.
+    pub(super) fn stand_back(&mut self, why: &str) {
+        self.log(Level::Info, why.to_owned());
+        self.out.push(Action::CloseListeners);
+        if matches!(&self.phase, Phase::Draining(draining) if draining.done_until.is_some()) {
+            self.end("it has nothing left to do", 0);
         }
     }
 
@@ -109,6 +150,12 @@ impl Parent {
             self.on_accept_stopped(now);
         }
         let Phase::Draining(draining) = &mut self.phase else { return };
+        if let Some((until, _)) = draining.checking {
+            if until <= now {
+                self.on_somebody_serves(false);
+            }
+            return;
+        }
         if let Some(peer) = draining.peer
             && !draining.superseded
             && draining.ping_at <= now

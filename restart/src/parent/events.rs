@@ -42,6 +42,8 @@ pub enum Event {
         /// How many have moved to the child.
         moved: u64,
     },
+    /// The answer to [`Action::CheckService`]: somebody serves. False only if that is certain; else the deadline decides.
+    SomebodyServes(bool),
     /// This process is being stopped.
     Stopping,
 }
@@ -81,6 +83,9 @@ pub enum Action {
     },
     /// Undo [`Action::StopAccepting`] and [`Action::BeginDrain`]: this process serves again, and tells its own parent.
     ResumeAccepting,
+    /// Find out whether somebody serves, then [`Event::SomebodyServes`]: true if a probe ([`crate::message::Hello`] with
+    /// `probe`) on a new connection to the restart socket is answered with a HelloReply, false if nobody listens there.
+    CheckService,
     /// Close or move connections; [`Event::Drained`] when none is left.
     BeginDrain {
         /// The connection to the child; if it is `live`, it is open.

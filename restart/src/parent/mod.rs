@@ -5,7 +5,8 @@
 //!
 //! - Until the commit nothing that a child does or suffers changes anything but the log.
 //! - After the commit, a child that ends, aborts or stops answering makes the parent accept again, unless the child has
-//!   itself been replaced by then.
+//!   itself been replaced by then. A parent that got no CPU when that happened, for so long that somebody else may have
+//!   asked in vain whether it serves, asks in its turn first.
 //! - Each state that depends on somebody else has a deadline. [`Parent::deadline`] says when to call with
 //!   [`Event::Timer`]; frames that can be read by then are to be fed before it.
 
@@ -35,6 +36,10 @@ pub struct Parent {
     peers: Vec<Peer>,
     /// Segments of children that had taken over and failed, oldest first.
     lost_segments: Vec<u64>,
+    /// When something happened last.
+    handled_at: u64,
+    /// This process got no CPU, and has not heard yet of all that has happened meanwhile.
+    is_late: bool,
     out: Vec<Action>,
 }
 
@@ -102,6 +107,8 @@ struct Draining {
     connections: u64,
     /// HandoverDone is said: when this process ends without an answer.
     done_until: Option<u64>,
+    /// The child is gone, and it is not yet known whether somebody else serves: until when, and why the child is gone.
+    checking: Option<(u64, String)>,
 }
 
 impl Parent {
@@ -117,6 +124,8 @@ impl Parent {
             phase: Phase::Serving,
             peers: Vec::new(),
             lost_segments: Vec::new(),
+            handled_at: 0,
+            is_late: false,
             out: Vec::new(),
         }
     }
@@ -162,6 +171,7 @@ impl Parent {
                 _ => Vec::new(),
             };
         }
+        self.mind_the_time(now_ms);
         match event {
             Event::PeerConnected { peer } => self.on_connected(now_ms, peer),
             Event::Frame { peer, frame, fds } => self.on_frame(now_ms, peer, frame, fds),
@@ -170,6 +180,7 @@ impl Parent {
             Event::AcceptStopped => self.on_accept_stopped(now_ms),
             Event::ConnectionsLeft(connections) => self.on_connections_left(connections),
             Event::Drained { moved } => self.on_drained(now_ms, moved),
+            Event::SomebodyServes(serves) => self.on_somebody_serves(serves),
             Event::Stopping => self.on_stopping(),
         }
         std::mem::take(&mut self.out)
@@ -317,16 +328,15 @@ impl Parent {
                 );
                 self.next_attempt(now);
             }
-            (Phase::Draining(draining), PeerState::Child) if draining.superseded => {
+            (Phase::Draining(draining), PeerState::Child) => {
                 draining.peer = None;
-                self.log(Level::Info, "the new process, itself replaced, has ended".to_owned());
-                self.out.push(Action::CloseListeners);
-                if matches!(&self.phase, Phase::Draining(draining) if draining.done_until.is_some()) {
-                    self.end("it has nothing left to do", 0);
+                if draining.superseded {
+                    self.stand_back("the new process, itself replaced, has ended");
+                } else if self.is_late {
+                    self.check_service(now, format!("the new process is gone: {why}"));
+                } else {
+                    self.take_back(&format!("the new process is gone: {why}"));
                 }
-            }
-            (Phase::Draining(_), PeerState::Child) => {
-                self.take_back(&format!("the new process is gone: {why}"))
             }
             (_, PeerState::Waiting { .. }) => {
                 self.log(Level::Info, format!("a process that waited for its turn is gone: {why}"));
@@ -336,6 +346,8 @@ impl Parent {
     }
 
     fn on_timer(&mut self, now: u64) {
+        // What has come meanwhile came before.
+        self.is_late = false;
         let late: Vec<_> = self
             .peers
             .iter()
@@ -444,7 +456,10 @@ impl Draining {
     fn deadline(&self) -> u64 {
         let acknowledge = self.unacknowledged.map(|(_, until)| until);
         let ping = (self.peer.is_some() && !self.superseded).then_some(self.ping_at);
-        let end = self.done_until.unwrap_or(self.shutdown_at);
+        let end = match &self.checking {
+            Some((until, _)) => *until,
+            None => self.done_until.unwrap_or(self.shutdown_at),
+        };
         [acknowledge, ping, Some(end)].into_iter().flatten().min().unwrap_or(end)
     }
 }

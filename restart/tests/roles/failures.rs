@@ -153,6 +153,60 @@ fn a_parent_that_sleeps_through_the_life_of_its_child_ends_all_the_same() {
 }
 
 #[test]
+fn a_parent_that_sleeps_while_its_child_is_killed_asks_whether_somebody_has_its_place() {
+    let mut taken = 0;
+    for steps in 0..STEPS {
+        let mut world = World::new();
+        world.drain_ends = false;
+        let child = world.start(None);
+        world.settle();
+        world.processes[0].frozen = true;
+        let next = world.start(None);
+        for _ in 0..steps {
+            world.step();
+        }
+        world.kill(child);
+        world.pass(1_500);
+        let has_place = world.serving() == [next];
+        taken += usize::from(has_place);
+        world.pass(500);
+        world.processes[0].frozen = false;
+        world.settle();
+        assert!(!world.serving().contains(&0), "{steps} steps: it has not asked");
+        world.pass(3_000);
+        if has_place {
+            assert_eq!((world.serving(), world.alive()), (vec![next], vec![0, next]), "{steps} steps");
+        } else {
+            assert_eq!(world.serving().len(), 1, "{steps} steps");
+        }
+    }
+    assert!((1..STEPS).contains(&taken), "{taken}");
+}
+
+#[test]
+fn a_parent_that_sleeps_while_its_child_is_killed_serves_if_nobody_else_does() {
+    for drain_ends in [true, false] {
+        let mut world = World::new();
+        world.drain_ends = false;
+        let child = world.start(None);
+        world.settle();
+        world.processes[0].frozen = true;
+        world.kill(child);
+        world.pass(30_000);
+        world.processes[0].frozen = false;
+        world.settle();
+        if drain_ends {
+            world.down(0, ouro_restart::parent::Event::Drained { moved: 0 });
+        }
+        world.pass(1_900);
+        assert_eq!((world.serving(), world.alive()), (vec![], vec![0]));
+        world.pass(200);
+        assert_eq!(world.serving(), [0]);
+        restart_again(&mut world, "afterwards");
+    }
+}
+
+#[test]
 fn who_takes_over_learns_for_how_long_connections_may_go_unheard() {
     let mut world = World::new();
     let until = world.now + 9_000;

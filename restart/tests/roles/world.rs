@@ -267,8 +267,13 @@ impl World {
                 let (frame, fds) = self.wires[wire].down.pop_front().unwrap();
                 if self.wires[wire].probe {
                     self.wires[wire].child_open = false;
-                    if let Message::HelloReply(_) = frame.message {
-                        self.up(self.wires[wire].child, child::Event::SomebodyServes(true));
+                    let asker = self.wires[wire].child;
+                    match frame.message {
+                        Message::HelloReply(_) if self.processes[asker].down.is_some() => {
+                            self.down(asker, parent::Event::SomebodyServes(true));
+                        }
+                        Message::HelloReply(_) => self.up(asker, child::Event::SomebodyServes(true)),
+                        _ => {}
                     }
                     return true;
                 }
@@ -433,11 +438,7 @@ impl World {
                     self.processes[number].local.push_back(Local::Up(child::Event::SomebodyServes(false)));
                     return;
                 }
-                let wire = self.new_wire(number);
-                self.wires[wire].probe = true;
-                let hello = Hello { base_id: 5, probe: true, ..Hello::default() };
-                self.wires[wire].up.push_back(Frame::new(1, hello));
-                self.backlog.push_back(wire);
+                self.ask(number);
             }
             child::Action::TakeOver { epoch } => {
                 assert_eq!(self.processes[number].epoch, Some(epoch));
@@ -460,6 +461,14 @@ impl World {
                 self.kill(number);
             }
         }
+    }
+
+    fn ask(&mut self, number: usize) {
+        let wire = self.new_wire(number);
+        self.wires[wire].probe = true;
+        let hello = Hello { base_id: 5, probe: true, ..Hello::default() };
+        self.wires[wire].up.push_back(Frame::new(1, hello));
+        self.backlog.push_back(wire);
     }
 
     pub(crate) fn workers_accept(&mut self, number: usize) {
@@ -505,6 +514,8 @@ impl World {
                 process.drains = false;
                 self.up(number, child::Event::Superseded(None));
             }
+            // This process holds the restart socket itself.
+            parent::Action::CheckService => self.ask(number),
             parent::Action::BeginDrain { .. } => {
                 self.processes[number].drains = true;
                 if self.drain_ends {

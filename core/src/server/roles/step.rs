@@ -71,8 +71,8 @@ pub enum Step {
         /// There was nobody to inherit from.
         cold: bool,
     },
-    /// Ask at the restart socket whether somebody serves, with this; then listen for the answer, or say that there is
-    /// nobody ([`Event::SomebodyServes`](ouro_restart::child::Event::SomebodyServes)).
+    /// Ask at the restart socket whether somebody serves, with this; then listen for the answer, or say that nobody
+    /// listens there ([`Roles::nobody_serves`](super::Roles::nobody_serves)).
     Ask(Hello),
     /// No answer is of interest any more.
     ForgetQuestion,

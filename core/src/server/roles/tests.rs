@@ -277,3 +277,25 @@ fn who_was_asked_for_totals_stays_as_long_as_others_count_with_it() {
     assert_eq!(names(&pair.parent.hear(200, &mut ears).unwrap()), ["SendPart"]);
     assert!(pair.parent.must_stay(|| true) && !pair.parent.must_stay(|| false));
 }
+
+#[test]
+fn a_parent_that_got_no_cpu_asks_before_it_serves_again() {
+    for is_answered in [true, false] {
+        let mut pair = Pair::new(serving());
+        pair.commit();
+        pair.take_over();
+        let steps = pair.parent.lost_below(2_000, 1, None, "gone".into());
+        assert_eq!(names(&steps), ["Ask"]);
+        if is_answered {
+            let mut ears = Heard { answer: Some(true), ..Heard::default() };
+            let steps = pair.parent.hear(2_001, &mut ears).unwrap();
+            assert_eq!(names(&steps), ["ForgetQuestion", "CloseListeners"]);
+        } else {
+            assert_eq!(
+                names(&pair.parent.nobody_serves(2_001)),
+                ["ClaimBack", "ResumeAccepting", "AttemptFailed"]
+            );
+        }
+        assert_eq!(pair.parent.serves(), !is_answered);
+    }
+}
