@@ -311,7 +311,13 @@ impl Client {
             (self.announced, self.last) = (true, true);
             self.awaiting = None;
         }
-        let bodiless = plan.method == "HEAD" || matches!(status, 204 | 304);
+        // Whose head has not come in time has not been understood, so that nobody knows that it was a HEAD. Behind such an
+        // answer comes nothing: a client that takes the body for something else has no use for it.
+        let is_understood = from_origin || status != 408;
+        let bodiless = (plan.method == "HEAD" && is_understood) || matches!(status, 204 | 304);
+        if !is_understood && !head.has("connection", "close") {
+            return Err(format!("the head of request {id} did not come in time, and the connection is to go on"));
+        }
         let body = if bodiless { Body::Done } else { Body::of(head, Body::UntilClose)? };
         if body == Body::UntilClose && !plan.http_10 {
             return Err(format!("response {id} has no length, and the client speaks HTTP/1.1"));
