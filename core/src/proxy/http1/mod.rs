@@ -317,7 +317,8 @@ impl Http1 {
             return Some(Step::Wait(expires));
         }
         match self.close {
-            Close::Plain if status.unread == 0 => return Some(Step::Done),
+            // A client that says something all the same may say more, which must not take our last words along.
+            Close::Plain if status.unread == 0 && self.lingering.is_none() => return Some(Step::Done),
             Close::Reset => {
                 down.reset_at_close();
                 return Some(Step::Done);
