@@ -145,9 +145,9 @@ impl Tcp {
                 cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
                 return Err(self.give_up("no endpoint accepted the connection"));
             }
-            let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
             self.connecting_since = now.saturating_sub(waited.unwrap_or(0));
             let resumed = waited.and_then(|_| self.lease.take());
+            let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
             let Some(lease) = lease else {
                 cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
                 return Err(self.give_up("no endpoint left to try"));
