@@ -23,8 +23,6 @@ const TWO_SERVE_US: u64 = 1_000_000;
 const IS_ASKED_US: u64 = 1_000_000;
 /// Virtual time for which a handover waits for the state that it is aimed at.
 const AIM_US: u64 = 300_000;
-/// Turns that processes have for themselves once a session is in that state, so that it is still there.
-const FOCUS_TURNS: u32 = 200;
 /// How long a process that hangs does so.
 const STALLS_US: [usize; 4] = [500_000, 5_000_000, 20_000_000, 150_000_000];
 /// Steps of a restart after which a process crashes or hangs.
@@ -67,10 +65,10 @@ pub struct Instance {
     pub random: Random,
     /// Channels for connections: the processes at both ends, and the ends.
     pub channels: Vec<([Option<usize>; 2], [SocketKey; 2])>,
-    /// States of sessions that handovers wait for.
+    /// States of sessions that restarts wait for.
     aims: &'static [&'static str],
-    /// A session is there: for so many turns only processes have theirs.
-    focus: u32,
+    /// The process whose sessions are looked at for that.
+    aimed_at: Option<usize>,
     /// Virtual time for which processes hung.
     pub stalled_us: u64,
     /// Of processes that have ended in good order.
@@ -103,7 +101,7 @@ impl Instance {
         for _ in 0..[0, 1, 1, 2, 3, 16][random.below(6)] {
             let after = [2_000, 50_000, 2_000_000][random.below(3)];
             // Those that wait for something begin early.
-            let after = if aims.is_empty() { after } else { 100_000 };
+            let after = if aims.is_empty() { after } else { 400_000 };
             restarts.push_back(1 + random.below(after) as u64);
         }
         let mut this = Self {
@@ -114,7 +112,7 @@ impl Instance {
             random,
             channels: Vec::new(),
             aims,
-            focus: 0,
+            aimed_at: None,
             stalled_us: 0,
             memberships: Vec::new(),
             is_rough: manner.overlapping,
@@ -184,7 +182,12 @@ impl Instance {
     /// Begins a restart if it is time for one.
     pub fn begin_restart(&mut self) {
         let now = sim::with(|world| world.now());
-        if self.restarts.front().is_none_or(|at| *at > now) {
+        let aims = !self.aims.is_empty() && !self.restarts.is_empty();
+        if aims && let Some(n) = self.alone() {
+            self.take_aim(n);
+        }
+        let is_hit = sim::with(|world| world.aim_is_hit());
+        if self.restarts.front().is_none_or(|at| *at > now && !is_hit) {
             return;
         }
         let serving = self.living().find(|(_, process)| process.roles.serves()).map(|(n, _)| n);
@@ -222,7 +225,6 @@ impl Instance {
     /// Lets one of the processes that have something to do go on.
     pub fn turn(&mut self) -> bool {
         let now = sim::with(|world| world.now());
-        self.focus = self.focus.saturating_sub(1);
         self.watch(now);
         let count = self.processes.len();
         for n in 0..count {
@@ -334,26 +336,29 @@ impl Instance {
         (self.nobody_accepts, self.two_serve) = (None, None);
     }
 
-    /// Whether it is the turn of processes only, because a session is in a state that is rare.
-    pub const fn is_focused(&self) -> bool {
-        self.focus > 0
+    /// Chooses states of the sessions of this process that the next handover is aimed at.
+    fn take_aim(&mut self, n: usize) {
+        let Some(ring) = self.processes[n].worker.as_ref().map(|worker| worker.ring) else { return };
+        if self.aims.is_empty() || self.aimed_at == Some(n) {
+            return;
+        }
+        // The rare ones come first, and are aimed at more often; one of some will do.
+        let most = [1, 1 + self.random.below(self.aims.len())][self.random.below(2)];
+        let first = self.random.below(most);
+        let count = [4, 12][self.random.below(2)];
+        let aim = &self.aims[first..(first + count).min(self.aims.len())];
+        note(|| format!("connections move when a session is in one of these states: {aim:?}"));
+        self.aimed_at = Some(n);
+        sim::with(|world| world.set_aim(Some((aim, ring))));
     }
 
     /// Whether this process waits for a state of its sessions before it begins to hand them over.
     pub fn waits_for_aim(&mut self, n: usize, now: u64) -> bool {
-        let Some(ring) = self.processes[n].worker.as_ref().map(|worker| worker.ring) else { return false };
-        if self.aims.is_empty() {
+        if self.aims.is_empty() || self.processes[n].worker.is_none() {
             return false;
         }
-        let until = self.processes[n].aims_until.unwrap_or_else(|| {
-            // The rare ones come first, and are aimed at more often; one of three will do.
-            let most = 1 + self.random.below(self.aims.len());
-            let first = self.random.below(most);
-            let aim = &self.aims[first..(first + 3).min(self.aims.len())];
-            note(|| format!("connections move when a session is in one of these states: {aim:?}"));
-            sim::with(|world| world.set_aim(Some((aim, ring))));
-            now + AIM_US
-        });
+        self.take_aim(n);
+        let until = self.processes[n].aims_until.unwrap_or(now + AIM_US);
         let is_hit = sim::with(|world| world.aim_is_hit());
         if until > now && !is_hit && self.processes[n].todo.len() == 1 {
             self.processes[n].aims_until = Some(until);
@@ -361,9 +366,9 @@ impl Instance {
         }
         if is_hit {
             sim::with(|world| world.count("handover as aimed"));
-            self.focus = FOCUS_TURNS;
         }
         self.processes[n].aims_until = None;
+        self.aimed_at = None;
         sim::with(|world| world.set_aim(None));
         false
     }

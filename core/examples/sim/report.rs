@@ -44,15 +44,15 @@ impl Totals {
             sum(|one| one.dropped)
         );
         println!("{:>12}  sessions dropped there and driven again in the next process", sum(|one| one.moved));
-        let missing = |of: fn(&Await) -> u64, too_transient: bool| {
-            let known = states::all().filter(|state| too_transient || states::never_waits(state).is_none());
+        let missing = |of: fn(&Await) -> u64| {
+            let known = states::all().filter(|state| states::never_waits(state).is_none());
             known.filter(|state| self.awaits.get(*state).map_or(0, of) == 0).count()
         };
         println!(
             "{:>12}  states of sessions, of which {} were never dropped in the same process, {} never on the way to the next",
             states::all().count(),
-            missing(|one| one.dropped, false),
-            missing(|one| one.moved, true),
+            missing(|one| one.dropped),
+            missing(|one| one.moved),
         );
         if coverage {
             println!("\n      awaits     dropped       moved  state");
@@ -61,8 +61,8 @@ impl Totals {
             for state in states::all().chain(others) {
                 let Await { waited, dropped, moved } = self.awaits.get(state).copied().unwrap_or_default();
                 let mark = match (states::never_waits(state), dropped == 0, moved == 0) {
-                    (Some(why), _, false) => format!("  (nobody waits there: {why})"),
-                    (Some(_), _, true) | (None, false, true) => "  NEVER MOVED".into(),
+                    (Some(why), ..) => format!("  (nobody waits there: {why})"),
+                    (None, false, true) => "  NEVER MOVED".into(),
                     (None, true, true) => "  NEVER DROPPED".into(),
                     (None, true, false) => "  NEVER DROPPED IN THE SAME PROCESS".into(),
                     (None, false, false) => String::new(),

@@ -26,6 +26,30 @@ pub trait Peer {
     fn describe(&self) -> String;
 }
 
+/// The connection of a client, which is made when it is time for that; `None` before.
+pub fn connected(me: u32, end: &mut Option<EndId>, starts_at: u64, to: SocketAddr) -> Option<EndId> {
+    if end.is_none() {
+        *end = sim::with(|world| {
+            if starts_at > world.now() {
+                world.wake(me, starts_at - world.now());
+                return None;
+            }
+            let from = SocketAddr::from(([192, 0, 2, 1], 1000 + me as u16));
+            let end = world.peer_connect(me, from, to);
+            if end.is_none() {
+                world.violation(format!("client {me} was refused"));
+            }
+            end
+        });
+    }
+    *end
+}
+
+/// Something must not be so.
+pub fn violation(text: String) {
+    sim::with(|world| world.violation(text));
+}
+
 /// What a run is about.
 pub trait Scenario {
     /// The configuration of the proxy.
@@ -117,12 +141,16 @@ impl Simulation {
 
     fn run_all(&mut self) -> Result<(), String> {
         let mut has_begun = false;
+        let mut has_acted = true;
         loop {
             self.turns += 1;
             if self.turns > TURNS {
                 return Err(format!("it spins: {}", self.describe_starved()));
             }
-            sim::with(World::look);
+            // Descriptors are closed and become readable by what processes do.
+            if std::mem::replace(&mut has_acted, true) {
+                sim::with(World::look);
+            }
             if let Some(violation) = sim::with(|world| world.violations().first().cloned()) {
                 return Err(violation);
             }
@@ -138,8 +166,9 @@ impl Simulation {
                     sim::with(|world| world.wake(n as u32, 0));
                 }
             }
-            let event_first = !self.instance.is_focused() && self.random.below(2) == 0;
+            let event_first = self.random.below(2) == 0;
             if event_first && self.happen() {
+                has_acted = false;
                 continue;
             }
             if self.instance.turn() || self.happen() {
@@ -162,7 +191,8 @@ impl Simulation {
                 continue;
             }
             let limit = LIMIT_US + self.jumped + self.instance.stalled_us;
-            let starved = now > limit || self.draining_since.is_some_and(|since| now > since + END_US);
+            let starved = now > limit
+                || self.draining_since.is_some_and(|since| now > since + END_US + self.instance.stalled_us);
             match self.next_time() {
                 Some(at) if !starved => {
                     if at / 10_000_000 > now / 10_000_000 {

@@ -9,7 +9,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use crate::content::{self, KEY_BYTES};
-use crate::simulation::{Peer, Scenario};
+use crate::simulation::{Peer, Scenario, connected, violation};
 use crate::states;
 
 const LISTENER: &str = "127.0.0.1:7000";
@@ -118,7 +118,11 @@ struct TcpPeer {
     done: bool,
     /// It does not read before.
     reads_at: u64,
+    /// It reads nothing for so long in the beginning: both may have sent everything by then.
+    ignores_us: u64,
     writes_at: u64,
+    /// It sends nothing in that time either.
+    is_mute: bool,
     pace_us: usize,
     max_read: usize,
 }
@@ -149,7 +153,9 @@ impl TcpPeer {
             eof: false,
             done: false,
             reads_at: 0,
+            ignores_us: if random.below(4) == 0 { 20_000 + random.below(200_000) as u64 } else { 0 },
             writes_at: 0,
+            is_mute: end.is_none() && random.below(6) == 0,
             pace_us: [0, 0, 300, 20_000][random.below(4)],
             max_read: [16, 500, 100_000][random.below(3)],
             random,
@@ -310,22 +316,14 @@ impl Peer for TcpPeer {
             return;
         }
         let now = sim::with(|world| world.now());
-        let end = match self.end {
-            Some(end) => end,
-            None if self.starts_at > now => {
-                return sim::with(|world| world.wake(self.me, self.starts_at - now));
-            }
-            None => {
-                let from = SocketAddr::from(([192, 0, 2, 1], 1000 + self.me as u16));
-                let to = LISTENER.parse().unwrap();
-                let Some(end) = sim::with(|world| world.peer_connect(self.me, from, to)) else {
-                    self.done = true;
-                    return violation(format!("client {} was refused", self.me));
-                };
-                self.end = Some(end);
-                end
-            }
-        };
+        let to = LISTENER.parse().unwrap();
+        let Some(end) = connected(self.me, &mut self.end, self.starts_at, to) else { return };
+        let ignores_us = std::mem::take(&mut self.ignores_us);
+        if ignores_us > 0 {
+            self.reads_at = now + ignores_us;
+            self.writes_at = if self.is_mute { self.reads_at } else { now };
+            sim::with(|world| world.wake(self.me, ignores_us));
+        }
         self.write(end, now);
         if !self.done {
             self.read(end, now);
@@ -356,8 +354,4 @@ impl Peer for TcpPeer {
             self.incoming().and_then(|key| self.book.borrow().get(&key).cloned()),
         )
     }
-}
-
-fn violation(text: String) {
-    sim::with(|world| world.violation(text));
 }

@@ -8,7 +8,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Faults, Read};
 
 use crate::http::wire;
-use crate::simulation::{Peer, Scenario};
+use crate::simulation::{Peer, Scenario, connected, violation};
 
 /// No connect to this address is ever answered.
 const BLACK_HOLE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
@@ -372,23 +372,9 @@ impl Peer for Client {
             return;
         }
         let now = sim::with(|world| world.now());
-        let end = match self.end {
-            Some(end) => end,
-            None if self.starts_at > now => {
-                return sim::with(|world| world.wake(self.me, self.starts_at - now));
-            }
-            None => {
-                let from = SocketAddr::from(([192, 0, 2, 1], 1000 + self.me as u16));
-                let Some(end) = sim::with(|world| world.peer_connect(self.me, from, listener_of(self.kind)))
-                else {
-                    self.done = true;
-                    return violation(format!("client {} was refused", self.me));
-                };
-                self.end = Some(end);
-                self.book.borrow_mut()[self.n].end = Some(end);
-                end
-            }
-        };
+        let to = listener_of(self.kind);
+        let Some(end) = connected(self.me, &mut self.end, self.starts_at, to) else { return };
+        self.book.borrow_mut()[self.n].end = Some(end);
         self.write(end, now);
         self.read(end, now);
     }
@@ -498,8 +484,4 @@ impl Peer for Origin {
     fn describe(&self) -> String {
         format!("{:?} on {:?}", self.kind, self.end)
     }
-}
-
-fn violation(text: String) {
-    sim::with(|world| world.violation(text));
 }

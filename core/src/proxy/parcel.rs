@@ -57,7 +57,7 @@ pub struct ConnectingParcel {
     /// Address of the endpoint.
     #[prost(string, tag = "2")]
     pub endpoint: String,
-    /// How long ago this attempt began, milliseconds.
+    /// For how long this attempt was made, milliseconds.
     #[prost(uint64, tag = "3")]
     pub waiting_ms: u64,
     /// Addresses of endpoints that were tried before.
@@ -184,23 +184,23 @@ impl UpstreamParcel {
 }
 
 impl ConnectingParcel {
-    /// An attempt that began at `since`, after those at the endpoints `tried`.
-    pub(super) fn of(lease: &Lease, tried: &[Rc<Endpoint>], since: Millis, now: Millis) -> Self {
+    /// An attempt that was made for `waited`, after those at the endpoints `tried`.
+    pub(super) fn of(lease: &Lease, tried: &[Rc<Endpoint>], waited: Millis) -> Self {
         Self {
             cluster: lease.cluster().into(),
             endpoint: lease.endpoint().address.to_string(),
-            waiting_ms: now.saturating_sub(since),
+            waiting_ms: waited,
             tried: tried.iter().map(|endpoint| endpoint.address.to_string()).collect(),
         }
     }
 
-    /// The endpoint, those tried before, and when the attempt began. `None` if that makes no sense here: then the
+    /// The endpoint, those tried before, and how long the attempt was made. `None` if that makes no sense here: then the
     /// connection is made as if nothing had been tried.
     pub(super) fn restore(&self, context: &Context) -> Option<(Lease, Vec<Rc<Endpoint>>, Millis)> {
         let cluster = context.upstreams.find_or_stand_in(&self.cluster)?;
         let lease = |address: &String| cluster.lease(&parse_address(address)?).ok();
         let tried = self.tried.iter().filter_map(lease).map(|lease| Rc::clone(lease.endpoint())).collect();
-        Some((lease(&self.endpoint)?, tried, context.ring.now().saturating_sub(self.waiting_ms)))
+        Some((lease(&self.endpoint)?, tried, self.waiting_ms))
     }
 }
 

@@ -30,8 +30,9 @@ pub struct Tcp {
     /// Asked for only where it is logged.
     client: Option<SocketAddr>,
     connected: bool,
-    /// The attempt to connect is another process's: it goes on at the endpoint of `lease`, with the time that is left.
-    resumes: bool,
+    /// For how long an attempt to connect was made that was given up to move: it goes on at the endpoint of `lease`, with
+    /// the time that is left.
+    resumes: Option<Millis>,
     /// It goes on in another process.
     moved: bool,
     upward: Direction,
@@ -58,7 +59,7 @@ impl Tcp {
             started: now,
             client,
             connected: false,
-            resumes: false,
+            resumes: None,
             moved: false,
             upward: Direction::default(),
             downward: Direction::default(),
@@ -83,10 +84,9 @@ impl Tcp {
         service.stats.raise(TcpScope::CX_ACTIVE, 1);
         let attempt =
             parcel.connecting.filter(|_| up.is_none()).and_then(|attempt| attempt.restore(&context));
-        let resumes = attempt.is_some();
-        let (lease, tried, connecting_since) = match attempt {
-            Some((lease, tried, since)) => (Some(lease), tried, since),
-            None => (lease, Vec::new(), now),
+        let (lease, tried, resumes) = match attempt {
+            Some((lease, tried, waited)) => (Some(lease), tried, Some(waited)),
+            None => (lease, Vec::new(), None),
         };
         Ok(Self {
             down,
@@ -95,7 +95,7 @@ impl Tcp {
             up,
             lease,
             tried,
-            connecting_since,
+            connecting_since: now,
             started: now.saturating_sub(parcel.age_ms),
             client: parcel.client.parse().ok(),
             moved: false,
@@ -140,14 +140,13 @@ impl Tcp {
                     }
                 }
             }
-            let resumed = if std::mem::take(&mut self.resumes) { self.lease.take() } else { None };
-            if resumed.is_none() {
-                if self.tried.len() >= cluster.config.connect_attempts as usize {
-                    cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
-                    return Err(self.give_up("no endpoint accepted the connection"));
-                }
-                self.connecting_since = now;
+            let waited = self.resumes.take();
+            if waited.is_none() && self.tried.len() >= cluster.config.connect_attempts as usize {
+                cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
+                return Err(self.give_up("no endpoint accepted the connection"));
             }
+            self.connecting_since = now.saturating_sub(waited.unwrap_or(0));
+            let resumed = waited.and_then(|_| self.lease.take());
             let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
             let Some(lease) = lease else {
                 cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
@@ -237,9 +236,9 @@ impl Session for Tcp {
 
     fn prepare_to_move(&mut self) -> bool {
         if !self.connected && self.up.take().is_some() {
-            // Whoever goes on connects anew, to the same endpoint.
+            // Whoever goes on connects anew, to the same endpoint, which is not to blame for what passes on the way.
             self.tried.pop();
-            self.resumes = true;
+            self.resumes = Some(self.context.ring.now().saturating_sub(self.connecting_since));
         }
         true
     }
@@ -260,10 +259,8 @@ impl Session for Tcp {
             http: None,
             client: self.client.map(|client| client.to_string()).unwrap_or_default(),
             age_ms: self.context.ring.now() - self.started,
-            connecting: self.lease.as_ref().filter(|_| self.resumes).map(|lease| {
-                let now = self.context.ring.now();
-                ConnectingParcel::of(lease, &self.tried, self.connecting_since, now)
-            }),
+            connecting: (self.lease.as_ref().zip(self.resumes))
+                .map(|(lease, waited)| ConnectingParcel::of(lease, &self.tried, waited)),
         }
     }
 

@@ -453,6 +453,21 @@ fn a_response_until_close_ends_an_http_1_0_connection() {
     assert!(response.body == pattern::bytes(100_000), "the body came back changed");
 }
 
+/// A close with unread bytes resets, and so does one on which bytes arrive later; either may take the response along.
+#[test]
+fn what_a_client_says_behind_its_last_request_is_thrown_away() {
+    let origin = Origin::echoing_targets();
+    let proxy = Proxy::to([origin.addr()]);
+    let mut client = proxy.connect();
+    client.send("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nsomething");
+    assert_eq!(client.response().text(), "/last");
+    client.expect_eof();
+    for _ in 0..3 {
+        client.send("more");
+    }
+    client.expect_eof();
+}
+
 #[test]
 fn absolute_targets_win_over_host() {
     let origin = Origin::echoing_targets();

@@ -13,7 +13,7 @@ use ouro_restart::{Connection, Frame};
 use crate::chain::{Chain, End, Origin};
 use crate::fake::{Peer, hello};
 use crate::support::stats::{expect, expect_nothing_active};
-use crate::support::{Config, Failure, QUIET, eventually};
+use crate::support::{Config, Failure, QUIET, SilentPort, eventually};
 
 pub(crate) fn pairs(chain: &Chain, origin: &Origin, count: usize) -> Vec<(End, End)> {
     (0..count).map(|_| chain.pair(origin)).collect()
@@ -326,4 +326,36 @@ fn a_child_that_goes_silent_holds_nobody_up_and_drives_nothing_when_it_wakes() {
     work(&mut all);
     drop((peer, channel, taken));
     recovers(chain, &origin, all);
+}
+
+/// The child has a connection whose origin is being connected, says nothing until it is given up, and lets the time for
+/// connecting pass. The endpoint has not failed: nobody has asked it meanwhile.
+#[track_caller]
+fn connects_after_a_silent_child(start: fn(Config) -> Chain) {
+    let silent = SilentPort::new();
+    let config = Config::to([silent.addr()]).cluster("connect_timeout = \"4s\"\nconnect_attempts = 1");
+    let chain = start(config);
+    let mut client = chain.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    expect(chain.instance.base_id(), &[("cluster.origin.upstream_cx_total", 1)]);
+    let (peer, mut channel) = committed(&chain);
+    let taken = parcel(&mut channel);
+    let origin = Origin::on(silent.into_listener());
+    chain.newest.wait_log("serves again");
+    let mut far = origin.accept();
+    far.expect("GET / HTTP/1.1\r\n");
+    far.send("HTTP/1.1 204 No Content\r\n\r\n");
+    client.expect("HTTP/1.1 204 ");
+    drop((peer, channel, taken));
+    expect(chain.instance.base_id(), &[("cluster.origin.upstream_cx_connect_timeout", 0)]);
+}
+
+#[test]
+fn a_relay_that_is_connecting_does_not_pay_for_a_silent_child() {
+    connects_after_a_silent_child(Chain::tcp);
+}
+
+#[test]
+fn an_exchange_that_is_connecting_does_not_pay_for_a_silent_child() {
+    connects_after_a_silent_child(Chain::http);
 }

@@ -1,7 +1,6 @@
 //! A client: its requests in order, on one connection after the other.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use ouro::base::limits;
@@ -9,16 +8,14 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Bad, Break, LISTENER, Plan, Shared, hostile, request_key, response_key, violation};
+use super::{Bad, Break, HANG_US, LISTENER, Plan, Shared, hostile, request_key, response_key};
 use crate::content;
-use crate::simulation::Peer;
+use crate::simulation::{Peer, connected, violation};
 
 /// Endpoints of the cluster: a request fails when all of them cannot be connected to.
 const ENDPOINTS: usize = 2;
 /// How long the proxy reads on behind its FIN, less what rounding may take in each of the handovers that there can be.
 const LINGER_US: u64 = (limits::LINGER_MS - 20) * 1000;
-/// How long processes hang before time-outs of their connections may pass.
-const HANG_US: u64 = 1_000_000;
 /// How long it waits for 100 before it sends the body all the same.
 const CONTINUE_US: u64 = 500_000;
 
@@ -103,13 +100,7 @@ impl Client {
     }
 
     fn connect(&mut self) {
-        let from = SocketAddr::from(([192, 0, 2, 1], 1000 + self.me as u16));
-        let to = LISTENER.parse().unwrap();
-        self.end = sim::with(|world| world.peer_connect(self.me, from, to));
-        if self.end.is_none() {
-            self.done = true;
-            violation(format!("client {} was refused", self.me));
-        }
+        connected(self.me, &mut self.end, 0, LISTENER.parse().unwrap());
         (self.connected_at, self.explained) = (sim::with(|world| world.now()), (0, 0));
         (self.sent, self.state, self.last, self.shut, self.eof) = (0, State::Head, false, false, false);
         (self.announced, self.is_early) = (false, false);
@@ -183,6 +174,9 @@ impl Client {
                     self.follow();
                 }
             }
+            if plan.tunnel.is_none() {
+                self.ignore(plan.client_ignores_us);
+            }
         }
     }
 
@@ -215,6 +209,17 @@ impl Client {
         now + pause
     }
 
+    /// It reads nothing for a while.
+    fn ignore(&mut self, us: u64) {
+        if us > 0 {
+            let until = sim::with(|world| {
+                world.wake(self.me, us);
+                world.now() + us
+            });
+            self.reads_at = self.reads_at.max(until);
+        }
+    }
+
     fn read(&mut self, end: EndId, now: u64) {
         while self.end.is_some() && !self.done && self.reads_at <= now {
             let max = 1 + self.random.below(self.max_read);
@@ -231,7 +236,7 @@ impl Client {
                 Read::Eof => return self.ended(end, false),
                 Read::Reset => return self.ended(end, true),
             }
-            self.reads_at = self.pause(now);
+            self.reads_at = self.reads_at.max(self.pause(now));
         }
     }
 
@@ -296,6 +301,7 @@ impl Client {
             }
             101 => {
                 let (up, _) = plan.tunnel.ok_or("101 without having been asked")?;
+                self.ignore(plan.client_ignores_us);
                 self.output.extend(content::piece(request_key(id), 0, up));
                 self.state = State::Tunnel(0);
                 return Ok(());
@@ -311,7 +317,15 @@ impl Client {
             (self.announced, self.last) = (true, true);
             self.awaiting = None;
         }
-        let bodiless = plan.method == "HEAD" || matches!(status, 204 | 304);
+        // Whose head has not come in time has not been understood, so that nobody knows that it was a HEAD. Behind such an
+        // answer comes nothing: a client that takes the body for something else has no use for it.
+        let is_understood = from_origin || status != 408;
+        let bodiless = (plan.method == "HEAD" && is_understood) || matches!(status, 204 | 304);
+        if !is_understood && !head.has("connection", "close") {
+            return Err(format!(
+                "the head of request {id} did not come in time, and the connection is to go on"
+            ));
+        }
         let body = if bodiless { Body::Done } else { Body::of(head, Body::UntilClose)? };
         if body == Body::UntilClose && !plan.http_10 {
             return Err(format!("response {id} has no length, and the client speaks HTTP/1.1"));

@@ -4,9 +4,9 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use super::wire::{self, Body, Framing, Head};
-use super::{Bad, Break, Plan, Shared, hostile, request_key, response_key, violation};
+use super::{Bad, Break, HANG_US, Plan, Shared, hostile, request_key, response_key};
 use crate::content;
-use crate::simulation::Peer;
+use crate::simulation::{Peer, violation};
 
 /// What it does.
 #[derive(Debug)]
@@ -141,7 +141,10 @@ impl Origin {
             Some(Then::Break(Break::Chunk) | Then::Refused) => self.state = State::Refused,
             Some(Then::Break(Break::Fin) | Then::Shutdown) => {
                 sim::with(|world| world.peer_shutdown(self.end));
-                self.state = State::Linger;
+                // The other direction of a tunnel goes on.
+                if !matches!(self.state, State::Tunnel(..)) {
+                    self.state = State::Linger;
+                }
             }
         }
     }
@@ -258,7 +261,9 @@ impl Origin {
                 let (up, _) = self.plan(id).tunnel.unwrap_or_default();
                 if self.eof {
                     let is_lost = sim::with(|world| {
-                        world.jumped(0, now).is_some()
+                        // Its answer may have come too late.
+                        world.lost_us(self.end, 0, now) >= HANG_US
+                            || world.jumped(0, now).is_some()
                             || world.is_cut_off(self.end)
                             || world.was_cut(self.end)
                     });
@@ -306,7 +311,9 @@ impl Origin {
             return;
         }
         for _ in 0..plan.interim {
-            self.output.extend(format!("HTTP/1.1 103 Early Hints\r\nx-id: {id}\r\n\r\n").bytes());
+            let hint = "h".repeat(plan.hint);
+            let head = format!("HTTP/1.1 103 Early Hints\r\nx-id: {id}\r\nlink: {hint}\r\n\r\n");
+            self.output.extend(head.bytes());
         }
         if let Some((_, down)) = plan.tunnel {
             let head = format!(

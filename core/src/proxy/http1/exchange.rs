@@ -103,7 +103,7 @@ pub struct Exchange {
     pub(super) tried: Vec<Rc<Endpoint>>,
     pub(super) up: Option<Connection>,
     pub(super) upstream: Upstream,
-    /// When an attempt to connect began that another process has made: it goes on at the endpoint of `lease`.
+    /// For how long an attempt to connect was made that was given up to move: it goes on at the endpoint of `lease`.
     pub(super) resumes: Option<Millis>,
     /// Requests that the upstream connection served before.
     pub(super) up_requests: u32,
@@ -225,12 +225,12 @@ impl Exchange {
     }
 
     /// Gives up connecting, so that the exchange can go on elsewhere: there the attempt is made anew, with the time that
-    /// is left. Says whether it can.
-    pub(super) fn prepare_to_move(&mut self) -> bool {
+    /// is left: the endpoint is not to blame for what passes on the way. Says whether it can.
+    pub(super) fn prepare_to_move(&mut self, now: Millis) -> bool {
         if let Upstream::Connecting(since) = self.upstream {
             self.up = None;
             self.tried.pop();
-            self.resumes = Some(since);
+            self.resumes = Some(now.saturating_sub(since));
             self.end_waiting();
         }
         // What was sent must not be sent again.
@@ -251,15 +251,15 @@ impl Exchange {
     }
 
     /// Goes on with an attempt to connect of another process.
-    pub(super) fn adopt_attempt(&mut self, lease: Lease, tried: Vec<Rc<Endpoint>>, since: Millis) {
+    pub(super) fn adopt_attempt(&mut self, lease: Lease, tried: Vec<Rc<Endpoint>>, waited: Millis) {
         self.lease = Some(lease);
         self.tried = tried;
-        self.resumes = Some(since);
+        self.resumes = Some(waited);
     }
 
     /// The attempt to connect as another process can go on with it.
-    pub(super) fn pack_attempt(&self, now: Millis) -> Option<ConnectingParcel> {
-        Some(ConnectingParcel::of(self.lease.as_ref()?, &self.tried, self.resumes?, now))
+    pub(super) fn pack_attempt(&self) -> Option<ConnectingParcel> {
+        Some(ConnectingParcel::of(self.lease.as_ref()?, &self.tried, self.resumes?))
     }
 
     /// The exchange goes on in another process.
@@ -353,7 +353,7 @@ impl Exchange {
             self.up = Some(up);
             self.up_requests = 0;
             self.lease = Some(lease);
-            self.upstream = Upstream::Connecting(resumed.unwrap_or(env.now));
+            self.upstream = Upstream::Connecting(env.now.saturating_sub(resumed.unwrap_or(0)));
             if resumed.is_none() {
                 cluster.stats.inc(ClusterScope::RQ_PENDING_TOTAL);
             }

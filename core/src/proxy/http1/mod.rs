@@ -165,8 +165,8 @@ impl Http1 {
             }
             if let (Some(up), Some(lease)) = (up, lease) {
                 exchange.adopt(up, lease, parcel.relay.unwrap_or_default());
-            } else if let Some((lease, tried, since)) = parcel.connecting.and_then(|c| c.restore(&context)) {
-                exchange.adopt_attempt(lease, tried, since);
+            } else if let Some((lease, tried, waited)) = parcel.connecting.and_then(|c| c.restore(&context)) {
+                exchange.adopt_attempt(lease, tried, waited);
             }
             session.exchange = Some(Box::new(exchange));
         }
@@ -317,7 +317,8 @@ impl Http1 {
             return Some(Step::Wait(expires));
         }
         match self.close {
-            Close::Plain if status.unread == 0 => return Some(Step::Done),
+            // A client that says something all the same may say more, which must not take our last words along.
+            Close::Plain if status.unread == 0 && self.lingering.is_none() => return Some(Step::Done),
             Close::Reset => {
                 down.reset_at_close();
                 return Some(Step::Done);
@@ -441,7 +442,8 @@ impl Session for Http1 {
     }
 
     fn prepare_to_move(&mut self) -> bool {
-        self.exchange.as_mut().is_none_or(|exchange| exchange.prepare_to_move())
+        let now = self.context.ring.now();
+        self.exchange.as_mut().is_none_or(|exchange| exchange.prepare_to_move(now))
     }
 
     fn pack(&self) -> SessionParcel {
@@ -474,7 +476,7 @@ impl Session for Http1 {
             }),
             client: self.client.map(|client| client.to_string()).unwrap_or_default(),
             age_ms: 0,
-            connecting: exchange.and_then(|exchange| exchange.pack_attempt(now)),
+            connecting: exchange.and_then(|exchange| exchange.pack_attempt()),
         }
     }
 

@@ -14,6 +14,8 @@ use super::record::Record;
 use crate::base::clock::Micros;
 use crate::base::random::Random;
 
+/// How long the network stands still when a session is in a state that a handover waits for.
+const STILL_US: Micros = 60_000;
 /// Lines of the trace that are kept.
 const TRACE_LINES: usize = 400;
 
@@ -138,6 +140,8 @@ pub struct World {
     /// In a process with this ring.
     aim: Option<(&'static [&'static str], usize)>,
     aim_is_hit: bool,
+    /// Until then neither do bytes move nor connections come to be.
+    still_until: Micros,
     /// The ring whose turn it is.
     turn: usize,
     pub(super) record: Record,
@@ -187,6 +191,7 @@ impl World {
             awaits: BTreeMap::new(),
             aim: None,
             aim_is_hit: false,
+            still_until: 0,
             turn: 0,
             record: Record::default(),
             violations: Vec::new(),
@@ -239,7 +244,12 @@ impl World {
 
     /// A session waits in this state. Says whether its task is to be dropped there.
     pub fn count_await(&mut self, state: String) -> bool {
-        self.aim_is_hit |= self.aim.is_some_and(|(aims, ring)| ring == self.turn && aims.contains(&&*state));
+        let is_hit = self.aim.is_some_and(|(aims, ring)| ring == self.turn && aims.contains(&&*state));
+        if is_hit && !std::mem::replace(&mut self.aim_is_hit, true) {
+            // So that it is still there when it moves.
+            self.still_until = self.now + STILL_US;
+            self.note(|| format!("a session waits in {state:?}: the network stands still"));
+        }
         let counts = self.awaits.entry(state).or_default();
         counts.waited += 1;
         // The first few more often: some states are rare.
@@ -341,6 +351,10 @@ impl World {
             return None;
         }
         let Reverse((_, _, _, event)) = self.events.pop()?;
+        if self.now < self.still_until && !matches!(event, Event::Cancel(..) | Event::Wake(_)) {
+            self.at(self.still_until, event);
+            return Some(Happening::Nothing);
+        }
         match event {
             Event::Deliver(conn, side) => self.deliver(EndId { conn, side }),
             Event::Connected(conn) => return Some(self.on_connected(conn)),
