@@ -13,6 +13,7 @@ use super::parcel::{
 use super::relay::{Direction, Outcome, cut_off_unsent, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
+use crate::base::mutation::{Mutation, is_on};
 use crate::ring::{Link, Ring, Socket};
 use crate::stats::{ClusterScope, TcpScope};
 use crate::upstream::{Cluster, Connection, Endpoint, Lease};
@@ -145,9 +146,9 @@ impl Tcp {
                 cluster.stats.inc(ClusterScope::CX_CONNECT_ATTEMPTS_EXCEEDED);
                 return Err(self.give_up("no endpoint accepted the connection"));
             }
-            let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
             self.connecting_since = now.saturating_sub(waited.unwrap_or(0));
             let resumed = waited.and_then(|_| self.lease.take());
+            let lease = resumed.or_else(|| cluster.pick(&self.tried, &mut self.context.random.borrow_mut()));
             let Some(lease) = lease else {
                 cluster.stats.inc(ClusterScope::CX_NONE_HEALTHY);
                 return Err(self.give_up("no endpoint left to try"));
@@ -166,7 +167,9 @@ impl Tcp {
     fn give_up(&mut self, reason: &str) -> Step {
         tracing::debug!(listener = self.service.listener.name, reason, "connection given up");
         self.service.stats.inc(TcpScope::CX_NO_ENDPOINT);
-        self.down.reset_at_close();
+        if !is_on(Mutation::FailureTakenForEnd) {
+            self.down.reset_at_close();
+        }
         self.log(reason);
         Step::Done
     }
