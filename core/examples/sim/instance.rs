@@ -8,7 +8,7 @@ use ouro::config::model::Model;
 use ouro::ring::sim::{self, SocketKey, World};
 use ouro::worker::Running;
 use ouro_restart::message::CAPABILITY_PARCELS;
-use ouro_restart::{Child, Deadlines, Identity, child};
+use ouro_restart::{Identity, child};
 use ouro_shm::{Membership, Segment};
 
 use crate::process::{Preparing, Process};
@@ -139,7 +139,7 @@ impl Instance {
         };
         let n = self.processes.len();
         note(|| format!("process {n} starts"));
-        self.processes.push(Process::new(Child::new(identity(n), options, Deadlines::default())));
+        self.processes.push(Process::new(identity(n), options));
         self.up(n, child::Event::Start);
     }
 
@@ -176,7 +176,7 @@ impl Instance {
     fn is_quiet(&self, n: usize) -> bool {
         let now = sim::with(|world| world.now());
         let process = &self.processes[n];
-        process.serves && process.stalled_until <= now && process.due_at(now) > now
+        process.roles.serves() && process.stalled_until <= now && process.due_at(now) > now
     }
 
     /// Begins a restart if it is time for one.
@@ -190,7 +190,7 @@ impl Instance {
         if self.restarts.front().is_none_or(|at| *at > now && !is_hit) {
             return;
         }
-        let serving = self.living().find(|(_, process)| process.serves).map(|(n, _)| n);
+        let serving = self.living().find(|(_, process)| process.roles.serves()).map(|(n, _)| n);
         let Some(parent) = serving.filter(|_| self.manner.overlapping || self.alone().is_some()) else {
             return;
         };
@@ -206,7 +206,7 @@ impl Instance {
                 self.random.below(most) as u32
             },
         });
-        let epoch = self.processes[parent].epoch + 1;
+        let epoch = self.processes[parent].roles.epoch() + 1;
         let wanted = (self.random.below(2) == 0 && !self.manner.overlapping).then_some(epoch);
         let child = self.processes.len();
         note(|| format!("a restart begins: {blow:?}"));
@@ -217,7 +217,7 @@ impl Instance {
 
     /// When the next restart is due, if there may be one now.
     pub fn restart_at(&self) -> Option<u64> {
-        let serves = self.living().any(|(_, process)| process.serves);
+        let serves = self.living().any(|(_, process)| process.roles.serves());
         let may = (serves && self.manner.overlapping) || self.alone().is_some();
         self.restarts.front().copied().filter(|_| may)
     }
@@ -378,7 +378,8 @@ impl Instance {
         note(|| format!("process {n} is gone"));
         let process = &mut self.processes[n];
         process.gone = true;
-        (process.accepts, process.serves, process.holds) = (false, false, false);
+        process.life.end();
+        (process.accepts, process.holds) = (false, false);
         process.preparing = None;
         // What a process that has ended by itself leaves in its gauges is a mistake; those of a dead one vanish.
         self.memberships.extend(process.worker.take().map(|worker| worker.membership).filter(|_| !is_killed));
@@ -386,11 +387,11 @@ impl Instance {
         process.inherited.clear();
         process.offered.clear();
         process.todo.clear();
-        let wires = process.up.take().into_iter().chain(process.probe.take());
+        let wires = process.ends.up.take().into_iter().chain(process.ends.probe.take());
         for wire in wires.collect::<Vec<_>>() {
             self.wires.close(wire, Side::Child, now);
         }
-        for wire in std::mem::take(&mut self.processes[n].peers) {
+        for wire in std::mem::take(&mut self.processes[n].ends.peers) {
             self.wires.close(wire, Side::Parent, now);
         }
         if !self.somebody_holds() {
@@ -472,8 +473,24 @@ impl Instance {
     /// A process has committed to its child.
     pub fn on_commit(&mut self, n: usize) {
         sim::with(|world| world.count("commit of a restart"));
-        if self.living().any(|(other, process)| other != n && process.serves) {
+        if self.living().any(|(other, process)| other != n && process.roles.serves()) {
             note(|| format!("process {n} commits while another one serves"));
+        }
+    }
+
+    /// A process has taken over. If the one before it hung, others may serve who have nothing to do with either of them: nobody
+    /// has told them, and nobody will.
+    pub fn on_take_over(&mut self, n: usize) {
+        let Some(before) = self.processes[n].before.filter(|before| self.processes[*before].has_hung) else {
+            return;
+        };
+        let line: Vec<usize> = std::iter::successors(Some(n), |n| self.processes[*n].before).collect();
+        let is_other = |(m, process): (usize, &Process)| {
+            process.roles.parent().is_some() && !process.ends() && !line.contains(&m)
+        };
+        if self.living().any(is_other) {
+            note(|| format!("process {n} has the place of process {before}, which hung, and others serve"));
+            self.processes[n].has_hung = true;
         }
     }
 
@@ -492,12 +509,14 @@ impl Instance {
         let living: Vec<&Process> = self.living().map(|(_, process)| process).collect();
         let is_meant_to = living.iter().copied().filter(has_cpu).any(|process| {
             // Who was replaced twice drains, and does not come back.
-            let ends = process.course.is_stopping() || process.course.is_failing() || process.leaves;
-            process.has_accepted && !(ends || process.is_superseded)
+            process.has_accepted && !(process.ends() || process.ends.is_superseded)
         });
         let accepts = living.iter().copied().filter(has_cpu).any(|process| process.accepts);
-        let serving: Vec<usize> =
-            self.living().filter(|(_, process)| has_cpu(process) && process.serves).map(|(n, _)| n).collect();
+        let serving: Vec<usize> = self
+            .living()
+            .filter(|(_, process)| has_cpu(process) && process.roles.serves())
+            .map(|(n, _)| n)
+            .collect();
         let tell_each_other = !self.are_strangers(&serving);
         if living.is_empty() {
             return;
@@ -520,7 +539,7 @@ impl Instance {
     /// two that serve are better than none.
     fn are_strangers(&self, serving: &[usize]) -> bool {
         let is_linked = |n: &usize| {
-            let peers = self.processes[*n].peers.iter();
+            let peers = self.processes[*n].ends.peers.iter();
             peers
                 .filter_map(|wire| self.wires.other(*wire, Side::Parent))
                 .any(|child| serving.contains(&child))
@@ -534,13 +553,12 @@ impl Instance {
         for (n, process) in self.living() {
             let stats = process.running().map(Running::ring_stats);
             text += &format!(
-                "\n  process {n}: {} connections, serves {}, accepts {}, hangs until {}, {:?}, {:?}, {:?}, {stats:?}",
+                "\n  process {n}: {} connections, serves {}, accepts {}, hangs until {}, {:?}, {:?}, {stats:?}",
                 process.open(),
-                process.serves,
+                process.roles.serves(),
                 process.accepts,
                 process.stalled_until,
-                process.child,
-                process.parent,
+                process.roles,
                 process.course,
             );
         }

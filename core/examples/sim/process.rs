@@ -1,7 +1,7 @@
 //! A process of the code under test: its worker, its roles in restarts, and what the server does between them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use ouro::config::model::{Address, Endpoint, EndpointTarget, Listener};
 use ouro::ring::sim::{self, World};
 use ouro::ring::{Capabilities, mailbox};
 use ouro::server::course::{Course, LAST_WORDS_MS, Left, Paused};
+use ouro::server::roles::Roles;
 use ouro::upstream::KnownEndpoint;
 use ouro::worker::{self, Connections, Message, Report, Running, Worker};
 use ouro_restart::message::{DrainListeners, ParcelChannel};
 use ouro_restart::parent::PeerId;
-use ouro_restart::{Child, Connection, Frame, Parent, child, parent};
+use ouro_restart::{Connection, Frame, Identity, child, parent};
 use ouro_shm::{Joining, Membership};
 
 use crate::instance::Instance;
-use crate::wires::{Load, Side};
+use crate::roles::Ends;
+use crate::wires::{Life, Load, Side};
 
 /// How often a process that drains looks how many connections are left.
 const DRAIN_LOOK_US: u64 = 10_000;
@@ -61,27 +63,11 @@ pub enum Preparing {
 
 pub struct Process {
     pub worker: Option<WorkerSide>,
-    pub child: Child,
-    pub parent: Option<Parent>,
+    pub roles: Roles<Life>,
     pub course: Course,
-    /// The connection to the process before, a question whether somebody serves, those of processes after.
-    pub up: Option<usize>,
-    pub probe: Option<usize>,
-    pub peers: BTreeSet<usize>,
-    /// The process before, which has hung up.
-    pub dying: Option<usize>,
-    /// Connections whose processes have got listening sockets.
-    pub sharing: BTreeSet<usize>,
-    /// Processes with our sockets of whom nothing is heard any more, and whether they may accept.
-    pub strangers: Vec<(usize, bool)>,
-    pub dead_until: Option<u64>,
-    /// It has a descriptor of the restart socket; it has bound it; it accepts there.
+    pub ends: Ends,
+    /// It has a descriptor of the restart socket.
     pub holds: bool,
-    pub has_bound: bool,
-    pub serves: bool,
-    pub epoch: u32,
-    /// Descriptors of the frame that is being handled.
-    pub fds: Vec<Option<OwnedFd>>,
     pub inherited: Vec<OwnedFd>,
     pub offered: Vec<OwnedFd>,
     pub todo: VecDeque<Todo>,
@@ -91,8 +77,8 @@ pub struct Process {
     /// Until when it waits for a session that is in a rare state, with handing over.
     pub aims_until: Option<u64>,
     pub is_orphaned: bool,
-    /// The process after it has been replaced itself.
-    pub is_superseded: bool,
+    /// The process whose listening sockets it has got.
+    pub before: Option<usize>,
     /// Its worker has been told to accept, and not to stop.
     pub accepts: bool,
     pub has_accepted: bool,
@@ -101,30 +87,22 @@ pub struct Process {
     /// It has told the process before to end.
     pub has_dismissed: bool,
     pub stalled_until: u64,
-    /// It hung for so long that others who asked whether somebody serves had no answer, or did not hear what became of them.
+    /// It hung for so long that others who asked whether somebody serves had no answer, or did not hear what became of them;
+    /// or it has taken over from such a one while others were left whom nobody had told.
     pub has_hung: bool,
     pub gone: bool,
+    /// The same for others.
+    pub life: Life,
 }
 
 impl Process {
-    pub fn new(child: Child) -> Self {
+    pub fn new(identity: Identity, options: child::Options) -> Self {
         Self {
             worker: None,
-            child,
-            parent: None,
+            roles: Roles::new(identity, options),
             course: Course::default(),
-            up: None,
-            probe: None,
-            peers: BTreeSet::new(),
-            dying: None,
-            sharing: BTreeSet::new(),
-            strangers: Vec::new(),
-            dead_until: None,
+            ends: Ends::default(),
             holds: false,
-            has_bound: false,
-            serves: false,
-            epoch: 0,
-            fds: Vec::new(),
             inherited: Vec::new(),
             offered: Vec::new(),
             todo: VecDeque::new(),
@@ -133,7 +111,7 @@ impl Process {
             deadline: None,
             aims_until: None,
             is_orphaned: false,
-            is_superseded: false,
+            before: None,
             accepts: false,
             has_accepted: false,
             leaves: false,
@@ -141,6 +119,7 @@ impl Process {
             stalled_until: 0,
             has_hung: false,
             gone: false,
+            life: Life::default(),
         }
     }
 
@@ -155,8 +134,13 @@ impl Process {
     /// Has its listening sockets, and nothing that speaks against going on to serve.
     pub fn could_serve(&self, now: u64) -> bool {
         let has_sockets = !self.offered.is_empty() || !self.inherited.is_empty();
-        let ends = self.course.is_failing() || self.course.is_stopping() || self.leaves;
-        !self.gone && has_sockets && self.holds && !ends && !self.is_orphaned && self.stalled_until <= now
+        let is_free = !self.ends() && !self.is_orphaned && self.stalled_until <= now;
+        !self.gone && has_sockets && self.holds && is_free
+    }
+
+    /// It is on its way out.
+    pub fn ends(&self) -> bool {
+        self.course.is_failing() || self.course.is_stopping() || self.leaves
     }
 
     pub fn tell(&self, message: Message) {
@@ -241,7 +225,7 @@ impl Instance {
     /// While another process may be told of connections instead of this one, they are found by looking.
     pub fn mind_the_queues(&mut self, n: usize, now: u64) {
         if self.processes[n].running().is_some() && self.processes[n].preparing.is_none() {
-            let unheard = self.may_be_unheard(n, now);
+            let unheard = self.processes[n].roles.may_be_unheard(now / 1000);
             self.processes[n].course.mind_the_queues(now / 1000, unheard);
         }
     }
@@ -343,7 +327,7 @@ impl Instance {
     fn look(&mut self, n: usize, now: u64) {
         let process = &mut self.processes[n];
         let left = process.open();
-        match process.course.look(now / 1000, left, process.child.holds_totals()) {
+        match process.course.look(now / 1000, left, process.roles.must_stay(|| false)) {
             Left::Nothing => {}
             Left::Drained(moved) => self.down(n, parent::Event::Drained { moved }),
             Left::Failed => process.end_soon(now, LAST_WORDS_MS),
@@ -364,20 +348,15 @@ impl Instance {
         sim::with(|world| world.note(|| format!("process {n} is stopped")));
         self.processes[n].course.stop();
         self.processes[n].offered.clear();
-        self.down(n, parent::Event::Stopping);
-        if self.processes[n].serves || self.processes[n].parent.is_none() {
-            self.up(n, child::Event::Stopping);
-        }
-        if std::mem::take(&mut self.processes[n].serves) {
-            self.processes[n].holds = false;
-        }
+        let steps = self.processes[n].roles.stopping(now / 1000);
+        self.carry_out(n, steps);
         let timeout_ms = self.model.server.shutdown_timeout_ms;
         self.processes[n].end_soon(now, timeout_ms);
     }
 
     fn open_channel(&mut self, n: usize, peer: PeerId, now: u64) -> Option<Box<Connection>> {
         let wire = peer as usize;
-        if !self.processes[n].peers.contains(&wire) {
+        if !self.processes[n].ends.peers.contains(&wire) {
             return None;
         }
         let (ours, theirs) = Connection::pair().ok()?;

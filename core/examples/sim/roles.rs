@@ -1,165 +1,187 @@
-//! The roles of a restart, driven as `server/link.rs` drives them, on wires instead of sockets.
+//! The roles of a restart, on wires instead of sockets: what they decide is that of the real process.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
 use ouro::ring::sim;
+use ouro::server::roles::{Ears, News, Other, RESTART, Step};
 use ouro_restart::child::{self, ConnectFailure};
 use ouro_restart::message::{Hello, ListenSocket, Message};
-use ouro_restart::parent::{self, Parent, Part};
-use ouro_restart::{Deadlines, Frame, listen_sockets_reply, state_reply, totals_reply};
+use ouro_restart::parent::{self, Part, PeerId};
+use ouro_restart::{Connection, Frame, listen_sockets_reply, state_reply, totals_reply};
 
-use crate::instance::{Instance, identity};
+use crate::instance::Instance;
 use crate::process::{Todo, address};
-use crate::wires::{Load, Packet, Side};
+use crate::wires::{Life, Load, Packet, Side, Wires};
 
-/// Purpose of the restart socket itself.
-const RESTART: &str = "restart";
+/// The ends of wires that a process has.
+#[derive(Default)]
+pub struct Ends {
+    /// To the process before, of a question whether somebody serves, and of processes after.
+    pub up: Option<usize>,
+    pub probe: Option<usize>,
+    pub peers: BTreeSet<usize>,
+    /// The process before, which has hung up.
+    dying: Option<Life>,
+    /// What came with the frame that is being handled.
+    fds: Vec<Option<OwnedFd>>,
+    channel: Option<Box<Connection>>,
+    /// The process after has been replaced itself.
+    pub is_superseded: bool,
+}
 
-/// How long connections are looked for after a process has died that accepted from the same queues.
-const AFTER_A_DEATH_US: u64 = 15_000_000;
+/// What a process hears.
+struct Hearing<'a> {
+    n: usize,
+    ends: &'a mut Ends,
+    wires: &'a mut Wires,
+    /// It has a descriptor of the restart socket.
+    holds: bool,
+    now: u64,
+}
+
+impl Ears for Hearing<'_> {
+    fn above(&mut self) -> Option<News> {
+        let packet = self.wires.receive(self.ends.up?, Side::Child, self.now)?;
+        Some(self.ends.news(packet))
+    }
+
+    fn answer(&mut self) -> Option<bool> {
+        let packet = self.wires.receive(self.ends.probe?, Side::Child, self.now)?;
+        Some(matches!(packet, Packet::Frame(..)))
+    }
+
+    fn before_has_ended(&mut self) -> bool {
+        self.ends.dying.take_if(|life| life.has_ended()).is_some()
+    }
+
+    fn accept(&mut self) -> Option<PeerId> {
+        let wire = self.holds.then(|| self.wires.accept(self.n, self.now))??;
+        self.ends.peers.insert(wire);
+        Some(wire as PeerId)
+    }
+
+    fn below(&mut self) -> Option<(PeerId, News)> {
+        let Self { ends, wires, now, .. } = self;
+        let heard = |wire: &usize| Some((*wire, wires.receive(*wire, Side::Parent, *now)?));
+        let (wire, packet) = ends.peers.iter().find_map(heard)?;
+        if let Packet::Frame(Frame { message: Message::Superseded(message), .. }, _) = &packet {
+            ends.is_superseded = message.superseded;
+        }
+        Some((wire as PeerId, ends.news(packet)))
+    }
+}
+
+impl Ends {
+    fn news(&mut self, packet: Packet) -> News {
+        match packet {
+            Packet::Frame(frame, load) => {
+                match load {
+                    Load::Nothing => {}
+                    Load::Sockets(fds) => self.fds = fds,
+                    Load::Channel(channel) => self.channel = Some(channel),
+                }
+                News::Frame(frame, self.fds.len())
+            }
+            Packet::HangUp => News::Broken { why: "hung up".into(), is_nonsense: false },
+        }
+    }
+}
 
 impl Instance {
-    /// Does one of the things that the roles of a process wait for: frames before timers, the process before first.
+    /// Does one of the things that the roles of a process wait for.
     pub fn hear(&mut self, n: usize, now: u64) -> bool {
-        let process = &self.processes[n];
-        if let Some(wire) = process.up
-            && let Some(packet) = self.wires.receive(wire, Side::Child, now)
-        {
-            self.on_packet_from_above(n, wire, packet);
-            return true;
-        }
-        if let Some(wire) = process.probe
-            && let Some(packet) = self.wires.receive(wire, Side::Child, now)
-        {
-            self.processes[n].probe = None;
-            self.wires.close(wire, Side::Child, now);
-            if let Packet::Frame(..) = packet {
-                self.up(n, child::Event::SomebodyServes(true));
-            }
-            return true;
-        }
-        if process.dying.is_some_and(|dying| self.processes[dying].gone) {
-            let process = &mut self.processes[n];
-            (process.dying, process.probe) = (None, None);
-            self.up(n, child::Event::SomebodyServes(false));
-            return true;
-        }
-        if process.serves
-            && process.holds
-            && let Some(wire) = self.wires.accept(n, now)
-        {
-            self.processes[n].peers.insert(wire);
-            self.down(n, parent::Event::PeerConnected { peer: wire as u64 });
-            return true;
-        }
-        for wire in process.peers.iter().copied().collect::<Vec<_>>() {
-            let peer = wire as u64;
-            match self.wires.receive(wire, Side::Parent, now) {
-                None => continue,
-                Some(Packet::Frame(frame, _)) => {
-                    if let Message::Superseded(message) = &frame.message {
-                        self.processes[n].is_superseded = message.superseded;
-                    }
-                    self.down(n, parent::Event::Frame { peer, frame, fds: 0 });
-                }
-                Some(Packet::HangUp) => {
-                    self.processes[n].peers.remove(&wire);
-                    if self.processes[n].sharing.remove(&wire) {
-                        self.estrange(n, self.wires.other(wire, Side::Parent), true);
-                    }
-                    self.down(n, parent::Event::PeerGone { peer, why: "hung up".into() });
-                }
-            }
-            return true;
-        }
-        let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now / 1000);
-        if is_due(self.processes[n].child.deadline()) {
-            self.up(n, child::Event::Timer);
-        } else if is_due(self.processes[n].parent.as_ref().and_then(Parent::deadline)) {
-            self.down(n, parent::Event::Timer);
-        } else {
-            return false;
-        }
+        let Self { processes, wires, .. } = self;
+        let process = &mut processes[n];
+        let mut ears = Hearing { n, ends: &mut process.ends, wires, holds: process.holds, now };
+        let heard = process.roles.hear(now / 1000, &mut ears);
+        let Some(steps) = heard.or_else(|| process.roles.timer(now / 1000)) else { return false };
+        self.carry_out(n, steps);
+        let ends = &mut self.processes[n].ends;
+        ends.fds.clear();
+        ends.channel = None;
         true
     }
 
     /// When the roles of a process have something to do.
     pub fn heard_at(&self, n: usize) -> u64 {
-        let process = &self.processes[n];
-        let above = process.up.iter().chain(&process.probe);
-        let above = above.filter_map(|wire| self.wires.readable_at(*wire, Side::Child));
-        let below = process.peers.iter().filter_map(|wire| self.wires.readable_at(*wire, Side::Parent));
-        let waiting = self.wires.waiting_at().filter(|_| process.serves && process.holds);
-        let parent = process.parent.as_ref().and_then(Parent::deadline);
-        let timers = process.child.deadline().into_iter().chain(parent).map(|ms| ms * 1000);
-        let dying = process.dying.filter(|dying| self.processes[*dying].gone).map(|_| 0);
-        above.chain(below).chain(waiting).chain(timers).chain(dying).min().unwrap_or(u64::MAX)
-    }
-
-    fn on_packet_from_above(&mut self, n: usize, wire: usize, packet: Packet) {
-        match packet {
-            Packet::Frame(_, Load::Channel(channel)) => {
-                self.processes[n].todo.push_back(Todo::TakeParcels(channel));
-            }
-            Packet::Frame(frame, load) => {
-                let fds = if let Load::Sockets(fds) = load { fds } else { Vec::new() };
-                self.processes[n].fds = fds;
-                let fds = self.processes[n].fds.len();
-                self.up(n, child::Event::Frame { frame, fds });
-                self.processes[n].fds.clear();
-            }
-            Packet::HangUp => {
-                let other = self.wires.other(wire, Side::Child);
-                let process = &mut self.processes[n];
-                (process.up, process.dying) = (None, other);
-                self.estrange(n, other, true);
-                self.up(n, child::Event::ParentGone { why: "hung up".into() });
-            }
-        }
+        let Self { processes, wires, .. } = self;
+        let process = &processes[n];
+        let ends = &process.ends;
+        let above = ends.up.iter().chain(&ends.probe);
+        let above = above.filter_map(|wire| wires.readable_at(*wire, Side::Child));
+        let below = ends.peers.iter().filter_map(|wire| wires.readable_at(*wire, Side::Parent));
+        let waiting = wires.waiting_at().filter(|_| process.roles.serves() && process.holds);
+        let timer = process.roles.deadline().map(|ms| ms * 1000);
+        let has_ended = process.roles.awaits_end() && ends.dying.as_ref().is_some_and(Life::has_ended);
+        let dying = has_ended.then_some(0);
+        above.chain(below).chain(waiting).chain(timer).chain(dying).min().unwrap_or(u64::MAX)
     }
 
     /// Tells the role of the child what has happened, and does what it wants.
     pub fn up(&mut self, n: usize, event: child::Event) {
         let now = sim::with(|world| world.now());
-        for action in self.processes[n].child.handle(now / 1000, event) {
-            self.do_up(n, action, now);
+        let steps = self.processes[n].roles.up(now / 1000, event);
+        self.carry_out(n, steps);
+    }
+
+    /// Tells the role of the parent what has happened, and does what it wants.
+    pub fn down(&mut self, n: usize, event: parent::Event) {
+        let now = sim::with(|world| world.now());
+        let steps = self.processes[n].roles.down(now / 1000, event);
+        self.carry_out(n, steps);
+    }
+
+    /// Does what the roles of a process want.
+    pub fn carry_out(&mut self, n: usize, steps: Vec<Step>) {
+        let now = sim::with(|world| world.now());
+        for step in steps {
+            self.step(n, step, now);
         }
     }
 
-    fn do_up(&mut self, n: usize, action: child::Action, now: u64) {
+    fn step(&mut self, n: usize, step: Step, now: u64) {
         let process = &mut self.processes[n];
-        match action {
-            child::Action::Connect => {
+        match step {
+            Step::Connect => {
                 let event = if self.somebody_holds() {
-                    self.processes[n].up = Some(self.wires.connect(n, now, &mut self.random));
+                    self.processes[n].ends.up = Some(self.connect(n, now));
                     child::Event::Connected
                 } else {
                     child::Event::ConnectFailed { failure: ConnectFailure::Nobody, why: "no file".into() }
                 };
                 self.up(n, event);
             }
-            child::Action::Send(frame) => {
-                if let Some(wire) = process.up {
+            Step::SendAbove(frame) => {
+                if let Some(wire) = process.ends.up {
                     process.has_dismissed |= matches!(frame.message, Message::TerminateParent(_));
                     self.say(n, wire, Side::Child, frame, Load::Nothing);
                 }
             }
-            child::Action::Close => {
-                let may_accept = process.child.is_without_answer();
-                if let Some(wire) = process.up.take() {
-                    let other = self.wires.other(wire, Side::Child);
+            Step::CloseAbove { may_accept } => {
+                if let Some(wire) = process.ends.up.take() {
+                    let other = self.wires.life_of_other(wire, Side::Child);
+                    process.roles.estrange(now / 1000, other, may_accept);
                     self.wires.close(wire, Side::Child, now);
-                    self.estrange(n, other, may_accept);
                 }
             }
-            child::Action::AdoptListenSockets(sockets) => {
-                for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut process.fds)) {
+            Step::LoseAbove { why } => {
+                if let Some(wire) = process.ends.up.take() {
+                    let other = self.wires.life_of_other(wire, Side::Child);
+                    process.ends.dying = other.clone();
+                    let steps = process.roles.lost_above(now / 1000, other, why);
+                    self.carry_out(n, steps);
+                }
+            }
+            Step::AdoptSockets(sockets) => {
+                process.before = process.ends.up.and_then(|wire| self.wires.other(wire, Side::Child));
+                for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut process.ends.fds)) {
                     process.holds |= described.purpose == RESTART;
                     process.inherited.extend(fd);
                 }
             }
-            child::Action::AdoptState { .. }
-            | child::Action::AdoptTotals { .. }
-            | child::Action::TakeParcel { .. } => {}
-            child::Action::Prepare { epoch, cold } => {
+            Step::AdoptState(_) | Step::CarryTotals(_) | Step::TakeTotals(_) => {}
+            Step::Prepare { epoch, cold } => {
                 let is_held = self.somebody_holds();
                 let process = &mut self.processes[n];
                 if !process.holds || cold {
@@ -167,114 +189,92 @@ impl Instance {
                         let why = "another process with this base id is running".into();
                         return self.up(n, child::Event::Failed { why });
                     }
-                    (process.holds, process.has_bound) = (true, true);
+                    process.holds = true;
+                    process.roles.has_bound();
+                    self.wires.claim(&process.life);
                 }
-                process.epoch = epoch;
                 process.todo.push_back(Todo::Prepare { epoch });
             }
-            child::Action::CheckService { elder } => {
-                if elder {
-                    process.dying = None;
-                }
-                if self.somebody_holds() {
-                    let wire = self.wires.connect(n, now, &mut self.random);
-                    self.processes[n].probe = Some(wire);
-                    let hello = Hello { probe: true, ..identity(n).hello() };
-                    self.say(n, wire, Side::Child, Frame::new(1, hello), Load::Nothing);
-                } else {
-                    self.up(n, child::Event::SomebodyServes(false));
+            Step::Ask(hello) => self.ask(n, hello, now),
+            Step::ForgetQuestion => {
+                if let Some(wire) = process.ends.probe.take() {
+                    self.wires.close(wire, Side::Child, now);
                 }
             }
-            child::Action::TakeOver { epoch } => {
-                let mut machine = Parent::new(identity(n), epoch, Deadlines::default());
-                machine.set_elder(process.up.is_some());
-                process.parent = Some(machine);
-                (process.epoch, process.serves) = (epoch, true);
+            Step::TakeOver { epoch } => {
+                self.wires.claim(&process.life);
                 process.todo.push_back(Todo::TakeOver);
-                sim::with(|world| world.note(|| format!("process {n} serves as epoch {epoch}")));
+                note(|| format!("process {n} serves as epoch {epoch}"));
+                self.on_take_over(n);
             }
-            child::Action::ParentEnded => {
-                if let Some(parent) = &mut process.parent {
-                    parent.set_elder(false);
-                }
-            }
-            child::Action::Fail { why } => {
-                self.on_failure(n, &why);
-                self.down(n, parent::Event::Stopping);
-                let process = &mut self.processes[n];
-                if process.has_bound && !process.serves {
-                    process.holds = false;
-                }
-                process.serves = false;
+            Step::Unbind => process.holds = false,
+            Step::Fail { why } => {
                 process.todo.push_back(Todo::Fail);
+                self.on_failure(n, &why);
             }
-            child::Action::Log(_, text) => sim::with(|world| world.note(|| format!("process {n}: {text}"))),
-        }
-    }
-
-    /// Tells the role of the parent what has happened, and does what it wants.
-    pub fn down(&mut self, n: usize, event: parent::Event) {
-        let now = sim::with(|world| world.now());
-        let Some(parent) = &mut self.processes[n].parent else { return };
-        for action in parent.handle(now / 1000, event) {
-            self.do_down(n, action, now);
-        }
-    }
-
-    fn do_down(&mut self, n: usize, action: parent::Action, now: u64) {
-        let process = &mut self.processes[n];
-        match action {
-            parent::Action::Send { peer, frame } => {
-                if process.peers.contains(&(peer as usize)) {
+            Step::TakeChannel { .. } => {
+                process.todo.extend(process.ends.channel.take().map(Todo::TakeParcels));
+            }
+            Step::SendBelow { peer, frame } => {
+                if process.ends.peers.contains(&(peer as usize)) {
                     self.say(n, peer as usize, Side::Parent, frame, Load::Nothing);
                 }
             }
-            parent::Action::SendPart { peer, request_id, part, cursor } => {
+            Step::SendPart { peer, request_id, part, cursor } => {
                 self.send_part(n, peer as usize, request_id, part, cursor);
             }
-            parent::Action::Close { peer } => {
+            Step::CloseBelow { peer, is_stranger } => {
                 let wire = peer as usize;
-                if process.peers.remove(&wire) {
-                    let shares = process.sharing.remove(&wire);
-                    self.wires.close(wire, Side::Parent, now);
-                    if shares {
-                        self.estrange(n, self.wires.other(wire, Side::Parent), true);
+                if process.ends.peers.remove(&wire) {
+                    if is_stranger {
+                        let other = self.wires.life_of_other(wire, Side::Parent);
+                        process.roles.estrange(now / 1000, other, true);
                     }
+                    self.wires.close(wire, Side::Parent, now);
                 }
             }
-            parent::Action::StopAccepting { .. } => {
-                let until = self.unheard_until(n, now);
-                let process = &mut self.processes[n];
-                if let Some(parent) = &mut process.parent {
-                    parent.set_unheard_until(until);
-                }
-                process.serves = false;
-                let epoch = process.epoch + 1;
+            Step::LoseBelow { peer, why } => {
+                process.ends.peers.remove(&(peer as usize));
+                let other = self.wires.life_of_other(peer as usize, Side::Parent);
+                let steps = process.roles.lost_below(now / 1000, peer, other, why);
+                self.carry_out(n, steps);
+            }
+            Step::Restart { .. } => unreachable!("operators start processes themselves"),
+            Step::StopAccepting { .. } => {
                 process.todo.push_back(Todo::StopAccepting);
-                self.up(n, child::Event::Superseded(Some(epoch)));
                 self.on_commit(n);
             }
-            parent::Action::ResumeAccepting => {
-                process.serves = true;
+            Step::ClaimBack => self.wires.claim(&process.life),
+            Step::ResumeAccepting => {
                 process.todo.push_back(Todo::Resume);
-                self.up(n, child::Event::Superseded(None));
                 sim::with(|world| world.count("parent took the service back"));
             }
-            parent::Action::BeginDrain { drain, live, peer } => {
-                process.todo.push_back(Todo::BeginDrain { drain, live: live.then_some(peer) });
-            }
-            parent::Action::Exit { cut, .. } => {
+            Step::BeginDrain { drain, live } => process.todo.push_back(Todo::BeginDrain { drain, live }),
+            Step::Exit { cut, .. } => {
                 process.leaves = true;
                 process.todo.push_back(Todo::Exit { cut });
             }
-            parent::Action::AttemptFailed { .. } => process.todo.push_back(Todo::AttemptFailed),
-            parent::Action::CloseListeners => {
+            Step::AttemptFailed { .. } => process.todo.push_back(Todo::AttemptFailed),
+            Step::CloseListeners => {
                 process.holds = false;
                 process.offered.clear();
                 process.todo.push_back(Todo::CloseListeners);
             }
-            parent::Action::ParcelsAnswered(_) => {}
-            parent::Action::Log(_, text) => sim::with(|world| world.note(|| format!("process {n}: {text}"))),
+            Step::Log(_, text) => note(|| format!("process {n}: {text}")),
+        }
+    }
+
+    fn connect(&mut self, n: usize, now: u64) -> usize {
+        self.wires.connect(n, &self.processes[n].life, now, &mut self.random)
+    }
+
+    fn ask(&mut self, n: usize, hello: Hello, now: u64) {
+        if self.somebody_holds() {
+            let wire = self.connect(n, now);
+            self.processes[n].ends.probe = Some(wire);
+            self.say(n, wire, Side::Child, Frame::new(1, hello), Load::Nothing);
+        } else {
+            self.up(n, child::Event::SomebodyServes(false));
         }
     }
 
@@ -283,7 +283,6 @@ impl Instance {
         let mut load = Load::Nothing;
         let message: Message = match part {
             Part::ListenSockets => {
-                process.sharing.insert(wire);
                 let restart = ListenSocket { purpose: RESTART.into(), ..ListenSocket::default() };
                 let own = process.holds.then_some((restart, None)).into_iter();
                 let others = self.model.listeners.iter().zip(&process.offered).map(|(listener, fd)| {
@@ -312,46 +311,17 @@ impl Instance {
         self.wires.send(wire, side, frame, load, now, &mut self.random);
     }
 
-    /// A process has the listening sockets of this one, and from here on nobody will hear from it.
-    fn estrange(&mut self, n: usize, other: Option<usize>, may_accept: bool) {
-        if let Some(other) = other {
-            self.processes[n].strangers.push((other, may_accept));
-        }
-    }
-
-    /// Whether the kernel may tell another process of connections, and not this one.
-    pub fn may_be_unheard(&mut self, n: usize, now: u64) -> bool {
-        let mut died = false;
-        let mut strangers = std::mem::take(&mut self.processes[n].strangers);
-        strangers.retain(|(other, may_accept)| {
-            let gone = self.processes[*other].gone;
-            died |= gone && *may_accept;
-            !gone
-        });
-        let process = &mut self.processes[n];
-        if died {
-            process.dead_until = Some(now + AFTER_A_DEATH_US);
-        }
-        process.strangers = strangers;
-        let of_the_dead = process.dead_until.is_some_and(|until| now < until);
-        let is_told = process.child.unheard_until() * 1000 > now;
-        of_the_dead || is_told || !process.strangers.is_empty() || process.child.is_without_answer()
-    }
-
-    /// Until when the ring of a dead process may hear of connections, milliseconds.
-    fn unheard_until(&mut self, n: usize, now: u64) -> u64 {
-        self.may_be_unheard(n, now);
-        let process = &self.processes[n];
-        (process.dead_until.unwrap_or(0) / 1000).max(process.child.unheard_until())
-    }
-
     /// Whether somebody has a descriptor of the restart socket.
     pub fn somebody_holds(&self) -> bool {
-        self.processes.iter().any(|process| process.holds && !process.gone)
+        self.living().any(|(_, process)| process.holds)
     }
 
     /// Whether somebody serves, or may yet.
     pub fn somebody_serves(&self) -> bool {
-        self.processes.iter().any(|process| !process.gone && (process.serves || process.parent.is_none()))
+        self.living().any(|(_, process)| process.roles.serves() || process.roles.parent().is_none())
     }
+}
+
+fn note(text: impl FnOnce() -> String) {
+    sim::with(|world| world.note(text));
 }

@@ -191,7 +191,8 @@ impl Simulation {
                 continue;
             }
             let limit = LIMIT_US + self.jumped + self.instance.stalled_us;
-            let starved = now > limit || self.draining_since.is_some_and(|since| now > since + END_US);
+            let starved = now > limit
+                || self.draining_since.is_some_and(|since| now > since + END_US + self.instance.stalled_us);
             match self.next_time() {
                 Some(at) if !starved => {
                     if at / 10_000_000 > now / 10_000_000 {

@@ -1,13 +1,32 @@
 //! Connections to the restart socket: frames in order, with a delay, until one of the two ends hangs up.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use ouro::base::random::Random;
+use ouro::server::roles::Other;
 use ouro_restart::{Connection, Frame};
 
 /// How long a frame takes to be seen at most, microseconds: the other process has to be woken.
 const DELAY_US: usize = 300;
+
+/// What others can know of a process: whether it is over.
+#[derive(Clone, Debug, Default)]
+pub struct Life(Rc<Cell<bool>>);
+
+impl Life {
+    pub fn end(&self) {
+        self.0.set(true);
+    }
+}
+
+impl Other for Life {
+    fn has_ended(&self) -> bool {
+        self.0.get()
+    }
+}
 
 /// What travels with a frame.
 pub enum Load {
@@ -40,8 +59,10 @@ struct Lane {
 }
 
 struct Wire {
-    child: usize,
+    child: (usize, Life),
     parent: Option<usize>,
+    /// Who the child sees at the other end: not who has accepted, but who owned the socket when it connected.
+    owner: Option<Life>,
     /// To the parent, and to the child.
     lanes: [Lane; 2],
 }
@@ -50,14 +71,22 @@ struct Wire {
 #[derive(Default)]
 pub struct Wires {
     all: Vec<Wire>,
+    /// Who has begun last to listen at the restart socket.
+    owner: Option<Life>,
     /// Those that wait in the queue of the restart socket.
     backlog: VecDeque<(u64, usize)>,
 }
 
 impl Wires {
+    /// A process begins to listen at the restart socket.
+    pub fn claim(&mut self, life: &Life) {
+        self.owner = Some(life.clone());
+    }
+
     /// A process connects to the restart socket.
-    pub fn connect(&mut self, child: usize, now: u64, random: &mut Random) -> usize {
-        self.all.push(Wire { child, parent: None, lanes: Default::default() });
+    pub fn connect(&mut self, child: usize, life: &Life, now: u64, random: &mut Random) -> usize {
+        let (child, owner) = ((child, life.clone()), self.owner.clone());
+        self.all.push(Wire { child, parent: None, owner, lanes: Default::default() });
         let wire = self.all.len() - 1;
         self.backlog.push_back((now + random.below(DELAY_US) as u64, wire));
         wire
@@ -86,7 +115,15 @@ impl Wires {
     pub fn other(&self, wire: usize, side: Side) -> Option<usize> {
         match side {
             Side::Child => self.all[wire].parent,
-            Side::Parent => Some(self.all[wire].child),
+            Side::Parent => Some(self.all[wire].child.0),
+        }
+    }
+
+    /// The process that this side sees at the other end.
+    pub fn life_of_other(&self, wire: usize, side: Side) -> Option<Life> {
+        match side {
+            Side::Child => self.all[wire].owner.clone(),
+            Side::Parent => Some(self.all[wire].child.1.clone()),
         }
     }
 

@@ -14,8 +14,19 @@ pub const COMPLETION_ENTRIES: u32 = 8192;
 /// Largest number of buffers a kernel buffer ring can hold.
 pub const MAX_RECEIVE_BUFFERS: usize = 32_768;
 
-/// Receive buffers published at start; more follow as the load asks for them, up to the configured memory.
+/// Receive buffers that the kernel has at hand at first; more follow as the load asks for them, up to the configured
+/// memory.
 pub const INITIAL_RECEIVE_BUFFERS: usize = pick(64, 8);
+
+/// The fewest that it has at hand, however large the messages are.
+pub const MIN_SUPPLY_BUFFERS: usize = pick(8, 2);
+
+/// Bytes that a turn of the ring receives at most if they come in large pieces: what is received is sent in the same turn,
+/// so it should still be in the second-level cache, which has 512 KiB and more.
+pub const TURN_RECEIVE_BYTES: usize = pick(512 * 1024, 8 * 1024);
+
+/// Turns in a row that use less than an eighth of the buffers at hand, after which those become fewer.
+pub const SPARSE_TURNS: u32 = 1024;
 
 /// Receive buffers that one socket may hold while there are plenty; over it, its recv is disarmed.
 pub const SOCKET_BUFFER_QUOTA: u32 = 8;

@@ -7,7 +7,8 @@
 //! * *published*: its entry is in the kernel's buffer ring. Only the kernel may write it; nobody reads it.
 //! * *held*: a completion handed it to us. It has a count of the [`Chunk`]s that point into it; the kernel does not
 //!   touch it, we only read it (and append behind the last chunk, see [`Chunk::append`]).
-//! * *returned*: the last chunk is gone. Its number waits in `returned` until the driver publishes it again.
+//! * *returned*: the last chunk is gone. Its number waits in `returned` until the driver looks, and then in the driver
+//!   until the kernel should have more of them.
 //! * *spare*: never published yet; its pages are not even resident.
 //!
 //! A chunk that is being sent sits in its socket's output queue until the completion of the send, so a buffer cannot

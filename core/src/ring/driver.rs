@@ -3,6 +3,7 @@
 //! One turn is: reap completions, run the tasks they woke, then [`Driver::flush`] what the tasks left behind (buffers
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
+mod closing;
 mod moving;
 mod pressure;
 
@@ -19,6 +20,7 @@ use super::kernel::Completion;
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
 use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
+use super::supply::Supply;
 use super::{Kernel, sys};
 use crate::base::clock::{Micros, Millis, NEVER};
 use crate::base::limits;
@@ -59,7 +61,7 @@ pub struct RingStats {
     pub completions: u64,
     /// Sockets, closing ones included.
     pub sockets: usize,
-    /// Receive buffers published to the kernel or held.
+    /// Receive buffers in use so far: at the kernel's hand, held, or waiting to be needed again.
     pub buffers: usize,
     /// Receive buffers held.
     pub buffers_in_use: usize,
@@ -92,9 +94,12 @@ pub(super) struct Driver {
     /// Socket addresses that the kernel has not copied yet.
     #[allow(clippy::vec_box)] // the kernel knows their addresses
     addresses: Vec<Box<SockAddr>>,
-    /// Buffers that the kernel has or that are held; the rest is spare.
-    published: usize,
+    /// Buffers that have been published at least once; the memory of the others is not even resident.
+    circulating: usize,
     in_use: usize,
+    /// Buffers that are back, the last on top: it is the one that a cache may still have.
+    idle: Vec<u16>,
+    supply: Supply,
     /// Operations that will complete.
     in_flight: usize,
     completions: Vec<Completion>,
@@ -128,8 +133,10 @@ impl Driver {
             vectors: Vec::new(),
             free_vectors: Vec::new(),
             addresses: Vec::new(),
-            published: 0,
+            circulating: 0,
             in_use: 0,
+            idle: Vec::new(),
+            supply: Supply::new(),
             in_flight: 0,
             completions: Vec::with_capacity(limits::COMPLETION_ENTRIES as usize),
             start: sys::now(),
@@ -137,7 +144,7 @@ impl Driver {
             recv_limit,
             stalled_check: 0,
         };
-        driver.grow(limits::INITIAL_RECEIVE_BUFFERS);
+        driver.offer_buffers();
         Ok(driver)
     }
 
@@ -177,26 +184,6 @@ impl Driver {
 
     pub(super) fn touch_listener(&mut self, id: SlotId) {
         self.dirty_listeners.push(id);
-    }
-
-    /// Closes a socket: what is unread or unsent is dropped, what is in flight is stopped and joined first.
-    pub(super) fn close(&mut self, id: SlotId) {
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        if slot.closing {
-            return;
-        }
-        slot.closing = true;
-        slot.task = TaskId::NONE;
-        self.links.clear(&mut slot.input);
-        let (sending, link) = (slot.sending, slot.link);
-        self.stop_recv(id);
-        if sending {
-            self.push(&cancel_entry(Kind::Send, id));
-        }
-        if link == Link::Connecting {
-            self.push(&cancel_entry(Kind::Connect, id));
-        }
-        self.touch(id);
     }
 
     /// Asks the recv in flight to stop; its last completion is still to come.
@@ -239,6 +226,7 @@ impl Driver {
 
     /// Submits, and waits for something to happen unless there is work to do.
     pub(super) fn turn(&mut self) -> io::Result<()> {
+        self.supply.end_turn();
         self.flush();
         if let Some(error) = self.fatal.take() {
             return Err(error);
@@ -271,61 +259,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Stops everything. [`finish_turn`](Self::finish_turn) must follow, until there is no more to do.
-    pub(super) fn stop(&mut self) {
-        for id in self.sockets.ids().collect::<Vec<_>>() {
-            self.close(id);
-        }
-        for id in self.listeners.ids().collect::<Vec<_>>() {
-            self.close_listener(id);
-        }
-        for id in self.watches.ids().collect::<Vec<_>>() {
-            self.remove_watch(id);
-        }
-        self.flush();
-        // The kernel has its part from here on, however long it takes until this process goes on. An error comes again.
-        let _ = self.kernel.enter(Some(Duration::ZERO));
-    }
-
-    /// The process is killed: the kernel closes what it had.
-    #[cfg(feature = "sim")]
-    pub(super) fn kill(&mut self) {
-        self.kernel.kill();
-        for id in self.sockets.ids().collect::<Vec<_>>() {
-            if let Some(slot) = self.sockets.get(id) {
-                super::sim::lose(slot.fd);
-            }
-        }
-    }
-
-    /// What breaks from here on is nobody's fault.
-    #[cfg(feature = "sim")]
-    pub(super) fn give_up(&self) {
-        let fds = self.sockets.ids().filter_map(|id| self.sockets.get(id)).map(|slot| slot.fd);
-        super::sim::excuse(fds);
-    }
-
-    /// Waits, until `end` at most, for the kernel to let go of memory. Says whether there is more to let go of.
-    ///
-    /// # Errors
-    /// When the kernel does not do so in time.
-    pub(super) fn finish_turn(&mut self, end: Instant) -> io::Result<bool> {
-        self.flush();
-        if self.in_flight == 0 {
-            self.kernel.enter(Some(Duration::ZERO))?;
-            return Ok(false);
-        }
-        let left = end.saturating_duration_since(sys::now());
-        let before = self.in_flight;
-        self.kernel.enter(Some(left))?;
-        self.reap();
-        // If it was this process that hung, the kernel has done its part.
-        if left.is_zero() && self.in_flight == before {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        Ok(true)
-    }
-
     pub(super) fn close_listener(&mut self, id: SlotId) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.closing = true;
@@ -344,7 +277,7 @@ impl Driver {
     pub(super) fn stats(&self) -> RingStats {
         RingStats {
             completion_overflows: self.kernel.overflows,
-            buffers: self.published,
+            buffers: self.circulating,
             buffers_in_use: self.in_use,
             sockets: self.sockets.len(),
             ..self.stats
@@ -443,15 +376,6 @@ impl Driver {
         }
     }
 
-    fn finish_close(&mut self, id: SlotId) {
-        let Some(mut slot) = self.sockets.remove(id) else { return };
-        self.links.clear(&mut slot.output);
-        if slot.reset {
-            sys::reset_at_close(slot.fd);
-        }
-        self.push(&slot.close_entry(id));
-    }
-
     fn arm_listener(&mut self, id: SlotId) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         if listener.paused && listener.armed && !listener.closing {
@@ -501,7 +425,7 @@ impl Driver {
         if buffer.is_some() {
             self.in_use += 1;
         }
-        let quota = self.quota();
+        let (quota, at_hand) = (self.quota(), self.at_hand());
         let Some(slot) = self.sockets.get_mut(id) else {
             if let Some(buffer) = buffer {
                 self.pool.give_back(buffer, nobody);
@@ -530,6 +454,7 @@ impl Driver {
                 {
                     slot.received = slot.received.saturating_add(len as u32);
                 }
+                self.supply.received(len);
                 let chunk = self.pool.receive(buffer, len, nobody);
                 if len > limits::COALESCE_BYTES || !self.links.append(&mut slot.input, chunk.as_slice()) {
                     chunk.charge(id);
@@ -559,10 +484,11 @@ impl Driver {
                 match -error {
                     libc::ENOBUFS => {
                         self.stats.no_buffers += 1;
+                        self.supply.ran_out();
                         wake = false;
                         // This may be seen so late (behind an overflow of the queue) that buffers have come back since.
                         // Then it is tried again: who waits is looked at only when one comes back.
-                        if self.in_use >= self.published {
+                        if at_hand == 0 {
                             slot.parked = true;
                             self.parked.push_back(id);
                         }

@@ -27,6 +27,7 @@ mod setup;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod socket;
+mod supply;
 #[cfg(not(feature = "sim"))]
 mod sys;
 #[cfg(test)]

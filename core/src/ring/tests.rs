@@ -222,3 +222,39 @@ fn a_socket_that_starves_others_is_cut_off_for_good() {
     })
     .unwrap();
 }
+
+/// Bulk is received in portions that a cache can keep, so it needs no more buffers than there were at the start.
+#[test]
+fn bulk_from_many_does_not_go_through_all_of_the_memory() {
+    const SOCKETS: usize = 16;
+    const BYTES: usize = 2 << 20;
+    let capabilities = probe().unwrap();
+    let ring = Ring::new(64 << 10, 64 << 20, &capabilities).unwrap();
+    let inner = ring.clone();
+    ring.run(async move {
+        let (writers, sockets): (Vec<_>, Vec<_>) = (0..SOCKETS)
+            .map(|_| {
+                let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+                let writer = std::thread::spawn(move || peer.write_all(&vec![7; BYTES]).unwrap());
+                let socket = inner.adopt(ours.into());
+                socket.attach(inner.current_task());
+                (writer, socket)
+            })
+            .unzip();
+        let mut total = 0;
+        while total < SOCKETS * BYTES {
+            let before = total;
+            for socket in &sockets {
+                while let Some(chunk) = socket.receive() {
+                    total += chunk.len();
+                }
+            }
+            if total == before {
+                inner.wait(NEVER).await;
+            }
+        }
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(inner.stats().buffers, limits::INITIAL_RECEIVE_BUFFERS);
+    })
+    .unwrap();
+}

@@ -1,43 +1,26 @@
 //! This process among the others of its instance: the restart roles, bound to real sockets.
 //!
-//! The roles ([`ouro_restart::Child`] towards the process before, [`ouro_restart::Parent`] towards the one after) are
-//! machines without sockets; here are the sockets. What concerns the process as a whole comes out as [`Todo`]s.
+//! What is decided is in [`Roles`]; here are the sockets ([`Sockets`]), and what is done with them. What concerns the process
+//! as a whole comes out as [`Todo`]s.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::Poll;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use ouro_restart::child::{self, Child};
 use ouro_restart::message::{DrainListeners, Hello, ListenSocket, Message, ParcelChannel, RestartRequest};
-use ouro_restart::parent::{self, Parent, Part, PeerId};
-use ouro_restart::transport::{Received, TransportError};
+use ouro_restart::parent::{self, Part, PeerId};
 use ouro_restart::{
-    Address, Blob, Connection, Deadlines, Frame, Identity, Listener, listen_sockets_reply, state_reply,
+    Address, Blob, Connection, Frame, Identity, Listener, child, listen_sockets_reply, state_reply,
     totals_reply,
 };
 use ouro_shm::Segment;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::counting::Before;
 use super::listen::Passed;
-use super::peers::{Operator, Stranger, Watched, has_ended, is_in_our_pid_namespace, log, receive};
+use super::peers::{Operator, Stranger, Watched, is_in_our_pid_namespace, log};
+use super::roles::{RESTART, Roles, Step};
+use super::sockets::Sockets;
 use super::totals;
-use crate::ring::readiness;
-
-/// Purpose of the restart socket itself.
-const RESTART: &str = "restart";
-
-/// Pause before more descriptors are sent when the kernel has too many on their way.
-const LATER: Duration = Duration::from_millis(1);
-
-/// How long connections are looked for after a process has died that accepted from the same queues as this one. The
-/// kernel takes the ring of a dead process apart in a thread of its own, after everybody has seen that end: until then the
-/// ring still waits for connections, and each that the kernel tells it of is one that nobody else hears of. That takes
-/// milliseconds, and has been seen to take 1.5 s on a busy machine.
-const AFTER_A_DEATH: Duration = Duration::from_secs(15);
 
 /// What the process has to do for a restart.
 pub(super) enum Todo {
@@ -82,31 +65,10 @@ pub(super) struct LinkOptions {
 pub(super) struct Link {
     address: Address,
     mode: u32,
-    identity: Identity,
+    /// The clock of the roles begins here.
     started: Instant,
-    child: Child,
-    up: Option<Watched<Connection>>,
-    /// The process before us, which has hung up, if nobody else can serve once it has ended.
-    dying: Option<AsyncFd<OwnedFd>>,
-    /// A question whether somebody serves.
-    probe: Option<Watched<Connection>>,
-    parent: Option<Parent>,
-    peers: HashMap<PeerId, Watched<Connection>>,
-    /// Those of them that have got listening sockets.
-    sharing: HashSet<PeerId>,
-    /// Processes with our listening sockets to whom we do not speak any more.
-    strangers: Vec<Stranger>,
-    /// The ring of a dead process may hear of connections until then.
-    ring_of_the_dead_until: Option<Instant>,
-    next_peer: PeerId,
-    listener: Option<Watched<Listener>>,
-    /// This process has bound it, and not got it from another one.
-    has_bound: bool,
-    /// Connections at the restart socket are ours to accept.
-    serves: bool,
-    epoch: u32,
-    /// Descriptors of the frame that is being handled.
-    fds: Vec<OwnedFd>,
+    roles: Roles<Stranger>,
+    sockets: Sockets,
     inherited: Vec<Passed>,
     offered: Vec<Passed>,
     /// Where this process counts.
@@ -117,10 +79,7 @@ pub(super) struct Link {
     carried: Vec<Blob>,
     /// What we have counted, on its way to the next process.
     counted: Vec<Blob>,
-    was_asked_for_totals: bool,
     todo: VecDeque<Todo>,
-    /// Something could not be sent for want of room for descriptors.
-    later: bool,
 }
 
 impl Link {
@@ -130,32 +89,16 @@ impl Link {
         let mut link = Self {
             address,
             mode,
-            child: Child::new(identity.clone(), child, Deadlines::default()),
-            identity,
             started: Instant::now(),
-            up: None,
-            dying: None,
-            probe: None,
-            parent: None,
-            peers: HashMap::new(),
-            sharing: HashSet::new(),
-            strangers: Vec::new(),
-            ring_of_the_dead_until: None,
-            next_peer: 1,
-            listener: None,
-            has_bound: false,
-            serves: false,
-            epoch: 0,
-            fds: Vec::new(),
+            roles: Roles::new(identity, child),
+            sockets: Sockets::default(),
             inherited: Vec::new(),
             offered: Vec::new(),
             segment: None,
             state: Vec::new(),
             carried: Vec::new(),
             counted: Vec::new(),
-            was_asked_for_totals: false,
             todo: VecDeque::new(),
-            later: false,
         };
         link.up(child::Event::Start);
         link
@@ -183,16 +126,14 @@ impl Link {
 
     /// This is where this process counts.
     pub(super) fn set_segment(&mut self, segment: Segment) {
-        self.identity.segment_id = segment.id();
-        self.child.set_counts_in(segment.id());
+        self.roles.set_segment(segment.id());
         self.segment = Some(segment);
     }
 
-    /// Whether counters would be lost if this process, though replaced and without connections, ended now: those of the
-    /// process before, which come to it, or those that go through its segment to the next process.
+    /// Whether counters would be lost if this process, though replaced and without connections, ended now.
     pub(super) fn must_stay(&self) -> bool {
         let others = |segment: &Segment| segment.live_processes().len() > 1;
-        self.child.holds_totals() || (self.was_asked_for_totals && self.segment.as_ref().is_some_and(others))
+        self.roles.must_stay(|| self.segment.as_ref().is_some_and(others))
     }
 
     /// Whether somebody answers at the restart socket, or may yet.
@@ -235,7 +176,7 @@ impl Link {
     /// Opens a channel from one of our workers to the process at this connection; our end of it.
     pub(super) fn open_channel(&mut self, peer: PeerId, worker: u32) -> Option<Connection> {
         let (ours, theirs) = Connection::pair().ok()?;
-        let connection = &mut self.peers.get_mut(&peer)?.inner;
+        let connection = &mut self.sockets.peers.get_mut(&peer)?.inner;
         connection.send(&Frame::new(0, ParcelChannel { worker }), &[theirs.as_fd()]).ok()?;
         Some(ours)
     }
@@ -243,17 +184,8 @@ impl Link {
     /// This process has been told to stop: there is nothing to take over any more.
     pub(super) fn stopping(&mut self) {
         self.offered.clear();
-        self.down(parent::Event::Stopping);
-        // The instance ends with the process that serves, and with no other.
-        if self.serves || self.parent.is_none() {
-            self.up(child::Event::Stopping);
-        }
-        if self.serves
-            && let Some(listener) = self.listener.take()
-        {
-            let _ = listener.inner.remove();
-        }
-        self.serves = false;
+        let steps = self.roles.stopping(self.now());
+        self.carry_out(steps);
     }
 
     /// The process that still drains is to end as well.
@@ -263,247 +195,137 @@ impl Link {
 
     /// Whether the kernel may tell another process of connections, and not us: one that hangs, or one that has died.
     pub(super) fn may_be_unheard(&mut self) -> bool {
-        let mut died = false;
-        self.strangers.retain(|stranger| {
-            let ended = has_ended(stranger.process.as_fd());
-            died |= ended && stranger.may_accept;
-            !ended
-        });
-        if died {
-            self.somebody_died();
-        }
-        let of_the_dead = self.ring_of_the_dead_until.is_some_and(|until| Instant::now() < until);
-        let is_told = self.child.unheard_until() > self.now();
-        of_the_dead || is_told || !self.strangers.is_empty() || self.child.is_without_answer()
+        self.roles.may_be_unheard(self.now())
     }
 
-    /// Until when the ring of a dead process may hear of connections: the next process has not seen that end.
-    fn unheard_until(&mut self) -> u64 {
-        self.may_be_unheard();
-        let left = self.ring_of_the_dead_until.map(|until| until.saturating_duration_since(Instant::now()));
-        let left_ms = left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        self.now().saturating_add(left_ms).max(self.child.unheard_until())
-    }
-
-    /// A process has our listening sockets, and from here on nobody will hear from it.
-    fn estrange(&mut self, process: Option<OwnedFd>, may_accept: bool) {
-        match process {
-            Some(process) => self.strangers.push(Stranger { process, may_accept }),
-            None if may_accept => self.somebody_died(),
-            None => {}
-        }
-    }
-
-    fn somebody_died(&mut self) {
-        self.ring_of_the_dead_until = Some(Instant::now() + AFTER_A_DEATH);
-    }
-
-    /// Does all that can be done now. Frames come before timers, and the process before us before the one after.
+    /// Does all that can be done now.
     pub(super) fn turn(&mut self) {
-        self.later = false;
-        while let Some(event) = self.next_from_above() {
-            self.up(event);
+        self.sockets.later = false;
+        while let Some(steps) = self.roles.hear(self.now(), &mut self.sockets) {
+            self.carry_out(steps);
+            // Descriptors that nobody wanted.
+            self.sockets.fds.clear();
         }
-        if let Some(probe) = &mut self.probe
-            && let Ok(Some(_)) = receive(probe, &mut self.later)
-        {
-            self.probe = None;
-            self.up(child::Event::SomebodyServes(true));
-        }
-        if self.dying.as_ref().is_some_and(|process| has_ended(process.get_ref().as_fd())) {
-            self.dying = None;
-            self.probe = None;
-            self.up(child::Event::SomebodyServes(false));
-        }
-        self.accept();
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
-        for peer in peers {
-            while let Some(event) = self.next_from_below(peer) {
-                self.down(event);
-            }
-        }
-        if self.child.deadline().is_some_and(|at| at <= self.now()) {
-            self.up(child::Event::Timer);
-        }
-        if self.parent.as_ref().and_then(Parent::deadline).is_some_and(|at| at <= self.now()) {
-            self.down(parent::Event::Timer);
+        // Each role has a timer.
+        for _ in 0..2 {
+            let Some(steps) = self.roles.timer(self.now()) else { break };
+            self.carry_out(steps);
         }
     }
 
     /// Waits until there is something to do. Dropping it loses nothing.
     pub(super) async fn ready(&self) {
-        let parent = self.parent.as_ref().and_then(Parent::deadline);
-        let at = [self.child.deadline(), parent].into_iter().flatten().min();
-        let until = match at {
-            _ if self.later => Instant::now() + LATER,
-            Some(at) => self.started + Duration::from_millis(at),
-            None => Instant::now() + Duration::from_secs(3600),
-        };
-        let sleep = tokio::time::sleep_until(until.into());
-        tokio::pin!(sleep);
-        std::future::poll_fn(|cx| {
-            let mut ready = sleep.as_mut().poll(cx).is_ready();
-            for fd in self.up.iter().chain(&self.probe).chain(self.peers.values()) {
-                ready |= fd.ready.poll_read_ready(cx).is_ready();
-                // What the kernel takes later is not helped by a descriptor that is writable.
-                if fd.inner.has_output() && !self.later {
-                    ready |= fd.ready.poll_write_ready(cx).is_ready();
-                }
-            }
-            if let Some(process) = &self.dying {
-                ready |= process.poll_read_ready(cx).is_ready();
-            }
-            if let (Some(listener), true) = (&self.listener, self.serves) {
-                ready |= listener.ready.poll_read_ready(cx).is_ready();
-            }
-            if ready { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        let until = self.roles.deadline().map(|at| self.started + Duration::from_millis(at));
+        self.sockets.ready(until, self.roles.serves()).await;
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn accept(&mut self) {
-        while self.serves
-            && let Some(listener) = &self.listener
-        {
-            let accepted = listener.ready.try_io(Interest::READABLE, |_| match listener.inner.accept() {
-                Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
-                other => Ok(other),
-            });
-            match accepted {
-                Ok(Ok(Some(connection))) => {
-                    let Ok(connection) = Watched::new(connection) else { return };
-                    let peer = self.next_peer;
-                    self.next_peer += 1;
-                    self.peers.insert(peer, connection);
-                    self.down(parent::Event::PeerConnected { peer });
-                }
-                Ok(Ok(None)) | Err(_) => return,
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "somebody was turned away at the restart socket");
-                    return;
-                }
-            }
+    fn up(&mut self, event: child::Event) {
+        let steps = self.roles.up(self.now(), event);
+        self.carry_out(steps);
+    }
+
+    fn down(&mut self, event: parent::Event) {
+        let steps = self.roles.down(self.now(), event);
+        self.carry_out(steps);
+    }
+
+    fn carry_out(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            self.step(step);
         }
     }
 
-    fn next_from_above(&mut self) -> Option<child::Event> {
-        match receive(self.up.as_mut()?, &mut self.later) {
-            Ok(None) => None,
-            Ok(Some(Received { frame: Frame { message: Message::ParcelChannel(open), .. }, fds })) => {
-                // The roles know nothing of channels.
-                if let Some(Ok(channel)) = fds.into_iter().next().map(Connection::adopt) {
-                    self.todo
-                        .push_back(Todo::TakeParcels { worker: open.worker, channel: Box::new(channel) });
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Connect => match self.connect() {
+                Ok(connection) => {
+                    let pid = connection.inner.peer_pid();
+                    self.sockets.up = Some(connection);
+                    self.up(child::Event::Connected);
+                    // What takes time comes after Hello, for which the other side waits. Only its answer needs this.
+                    let segment_id = self.segment_to_share(pid);
+                    self.roles.set_segment_to_share(segment_id);
                 }
-                self.next_from_above()
+                Err((failure, why)) => self.up(child::Event::ConnectFailed { failure, why }),
+            },
+            // That it cannot be sent is seen again when receiving.
+            Step::SendAbove(frame) => drop(self.sockets.up.as_mut().map(|up| up.inner.send(&frame, &[]))),
+            Step::CloseAbove { may_accept } => {
+                if let Some(mut up) = self.sockets.up.take() {
+                    let _ = up.inner.flush();
+                    self.estrange(up, may_accept);
+                }
             }
-            Ok(Some(received)) => {
-                self.fds = received.fds;
-                Some(child::Event::Frame { frame: received.frame, fds: self.fds.len() })
+            Step::LoseAbove { why } => {
+                let process = self.sockets.lose_above();
+                let steps = self.roles.lost_above(self.now(), process, why);
+                self.carry_out(steps);
             }
-            // The connection is still there to say so.
-            Err(error)
-                if self.parent.is_none()
-                    && !matches!(error, TransportError::Gone | TransportError::Io(_)) =>
-            {
-                Some(child::Event::Failed {
-                    why: format!("what the running process sends is of no use: {error}"),
-                })
+            Step::AdoptSockets(sockets) => self.adopt(sockets),
+            Step::AdoptState(blobs) => self.todo.push_back(Todo::AdoptState(blobs)),
+            Step::CarryTotals(blobs) => self.carried = blobs,
+            Step::TakeTotals(blobs) => self.todo.push_back(Todo::TakeTotals(blobs)),
+            Step::Prepare { epoch, cold } => self.prepare(epoch, cold),
+            Step::Ask(hello) => self.ask(hello),
+            Step::ForgetQuestion => self.sockets.probe = None,
+            Step::TakeOver { epoch } => {
+                self.claim("the restart socket cannot be claimed: no successor will find this process");
+                self.todo.push_back(Todo::TakeOver { epoch });
             }
-            Err(error) => {
-                let process = self.up.take().and_then(|up| up.inner.into_peer_process());
-                self.dying = process.as_ref().and_then(|process| readiness(process.as_fd()).ok());
-                self.estrange(process, true);
-                Some(child::Event::ParentGone { why: error.to_string() })
+            Step::Unbind => drop(self.sockets.listener.take().map(|listener| listener.inner.remove())),
+            Step::Fail { why } => self.todo.push_back(Todo::Fail { why }),
+            Step::TakeChannel { worker } => {
+                let fd = std::mem::take(&mut self.sockets.fds).into_iter().next();
+                if let Some(Ok(channel)) = fd.map(Connection::adopt) {
+                    self.todo.push_back(Todo::TakeParcels { worker, channel: Box::new(channel) });
+                }
             }
-        }
-    }
-
-    fn next_from_below(&mut self, peer: PeerId) -> Option<parent::Event> {
-        match receive(self.peers.get_mut(&peer)?, &mut self.later) {
-            Ok(None) => None,
-            Ok(Some(Received {
-                frame: Frame { request_id, message: Message::RestartRequest(request) },
-                ..
-            })) => {
-                // The roles know nothing of operators.
-                if let Some(connection) = self.peers.remove(&peer) {
+            Step::SendBelow { peer, frame } => {
+                drop(self.sockets.peers.get_mut(&peer).map(|peer| peer.inner.send(&frame, &[])));
+            }
+            Step::SendPart { peer, request_id, part, cursor } => {
+                self.send_part(peer, request_id, part, cursor);
+            }
+            Step::CloseBelow { peer, is_stranger } => {
+                if let Some(mut connection) = self.sockets.peers.remove(&peer) {
+                    let _ = connection.inner.flush();
+                    if is_stranger {
+                        self.estrange(connection, true);
+                    }
+                }
+            }
+            Step::LoseBelow { peer, why } => {
+                let process = self.sockets.peers.remove(&peer).and_then(Stranger::behind);
+                let steps = self.roles.lost_below(self.now(), peer, process, why);
+                self.carry_out(steps);
+            }
+            Step::Restart { peer, request_id, request } => {
+                if let Some(connection) = self.sockets.peers.remove(&peer) {
                     self.todo.push_back(Todo::Restart(request, Operator { connection, request_id }));
                 }
-                Some(parent::Event::PeerGone { peer, why: "it was an operator".into() })
             }
-            Ok(Some(received)) => {
-                Some(parent::Event::Frame { peer, frame: received.frame, fds: received.fds.len() })
+            Step::StopAccepting { pid } => self.todo.push_back(Todo::StopAccepting { pid }),
+            Step::ClaimBack => self.claim("the restart socket cannot be claimed back"),
+            Step::ResumeAccepting => self.todo.push_back(Todo::ResumeAccepting),
+            Step::BeginDrain { drain, live } => self.todo.push_back(Todo::BeginDrain { drain, live }),
+            Step::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
+            Step::AttemptFailed { pid, why } => self.todo.push_back(Todo::AttemptFailed { pid, why }),
+            Step::CloseListeners => {
+                self.sockets.listener = None;
+                self.offered.clear();
+                self.todo.push_back(Todo::CloseListeners);
             }
-            Err(error) => {
-                // What it has sent last may be nonsense, and the process alive.
-                let connection = self.peers.remove(&peer);
-                if let (true, Some(gone)) = (self.sharing.remove(&peer), connection) {
-                    self.estrange(gone.inner.into_peer_process(), true);
-                }
-                Some(parent::Event::PeerGone { peer, why: error.to_string() })
-            }
+            Step::Log(level, text) => log(level, &text),
         }
     }
 
-    /// Tells the role of the child what has happened, and does what it wants.
-    fn up(&mut self, event: child::Event) {
-        let now = self.now();
-        for action in self.child.handle(now, event) {
-            match action {
-                child::Action::Connect => match self.connect() {
-                    Ok(connection) => {
-                        let pid = connection.inner.peer_pid();
-                        self.up = Some(connection);
-                        self.up(child::Event::Connected);
-                        // What takes time comes after Hello, for which the other side waits. Only its answer needs this.
-                        let segment_id = self.segment_to_share(pid);
-                        self.child.set_segment(segment_id);
-                    }
-                    Err((failure, why)) => self.up(child::Event::ConnectFailed { failure, why }),
-                },
-                // That it cannot be sent is seen again when receiving.
-                child::Action::Send(frame) => {
-                    drop(self.up.as_mut().map(|up| up.inner.send(&frame, &[])));
-                }
-                child::Action::Close => {
-                    let may_accept = self.child.is_without_answer();
-                    if let Some(mut up) = self.up.take() {
-                        let _ = up.inner.flush();
-                        self.estrange(up.inner.into_peer_process(), may_accept);
-                    }
-                }
-                child::Action::AdoptListenSockets(sockets) => self.adopt(sockets),
-                child::Action::AdoptState { blobs, .. } => self.todo.push_back(Todo::AdoptState(blobs)),
-                child::Action::AdoptTotals { blobs, last: false } => self.carried = blobs,
-                child::Action::AdoptTotals { blobs, last: true } => {
-                    self.todo.push_back(Todo::TakeTotals(blobs));
-                }
-                child::Action::Prepare { epoch, cold } => self.prepare(epoch, cold),
-                child::Action::CheckService { elder } => self.check_service(elder),
-                child::Action::TakeOver { epoch } => self.take_over(epoch),
-                child::Action::ParentEnded => {
-                    if let Some(parent) = &mut self.parent {
-                        parent.set_elder(false);
-                    }
-                }
-                child::Action::Fail { why } => {
-                    self.down(parent::Event::Stopping);
-                    if self.has_bound && !self.serves {
-                        // Nobody has ever served there.
-                        drop(self.listener.take().map(|listener| listener.inner.remove()));
-                    }
-                    self.serves = false;
-                    self.todo.push_back(Todo::Fail { why });
-                }
-                child::Action::TakeParcel { .. } => {}
-                child::Action::Log(level, text) => log(level, &text),
-            }
-        }
+    /// From here on nobody hears from the process at this connection, which has our listening sockets.
+    fn estrange(&mut self, connection: Watched<Connection>, may_accept: bool) {
+        self.roles.estrange(self.now(), Stranger::behind(connection), may_accept);
     }
 
     /// The number of the segment that this process could share with the one that it takes over from; 0 for none.
@@ -513,14 +335,14 @@ impl Link {
             return 0;
         }
         // Of a segment that is somebody else's nothing is to be had, and the parent will say who that is.
-        Segment::peek(self.identity.base_id).ok().flatten().map_or(0, |segment| segment.id())
+        Segment::peek(self.roles.identity().base_id).ok().flatten().map_or(0, |segment| segment.id())
     }
 
     /// The segment of a process that had taken over from the one before us and was killed, if that has the name of the
     /// instance and can be read.
     fn lost_segment(&self) -> Option<Segment> {
-        let parent = self.child.parent().filter(|_| self.child.wants_totals())?;
-        let named = Segment::peek(self.identity.base_id).ok().flatten()?;
+        let parent = self.roles.child().parent().filter(|_| self.roles.child().wants_totals())?;
+        let named = Segment::peek(self.roles.identity().base_id).ok().flatten()?;
         parent.lost_segments.contains(&named.id()).then_some(named)
     }
 
@@ -531,9 +353,9 @@ impl Link {
     }
 
     fn adopt(&mut self, sockets: Vec<ListenSocket>) {
-        for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut self.fds)) {
+        for (described, fd) in sockets.into_iter().zip(std::mem::take(&mut self.sockets.fds)) {
             if described.purpose == RESTART {
-                self.listener = Watched::new(Listener::adopt(fd, self.address.clone())).ok();
+                self.sockets.listener = Watched::new(Listener::adopt(fd, self.address.clone())).ok();
             } else {
                 self.inherited.push(Passed { described, fd });
             }
@@ -541,18 +363,21 @@ impl Link {
     }
 
     fn prepare(&mut self, epoch: u32, cold: bool) {
-        if self.listener.is_none() || cold {
+        if self.sockets.listener.is_none() || cold {
             match Listener::bind(&self.address, self.mode)
                 .map_err(|error| error.to_string())
                 .and_then(|bound| Watched::new(bound).map_err(|error| error.to_string()))
             {
-                Ok(listener) => (self.listener, self.has_bound) = (Some(listener), true),
+                Ok(listener) => {
+                    self.sockets.listener = Some(listener);
+                    self.roles.has_bound();
+                }
                 Err(why) => return self.up(child::Event::Failed { why }),
             }
         }
-        let before = match self.child.parent() {
+        let before = match self.roles.child().parent() {
             None => Before::Nobody,
-            Some(_) if self.child.parent_has_other_segment() => {
+            Some(_) if self.roles.child().parent_has_other_segment() => {
                 Before::Elsewhere { carried: std::mem::take(&mut self.carried), lost: self.lost_segment() }
             }
             Some(_) => Before::Sharing,
@@ -560,111 +385,36 @@ impl Link {
         self.todo.push_back(Todo::Prepare { epoch, before });
     }
 
-    fn check_service(&mut self, elder: bool) {
-        if elder {
-            // Its end alone says nothing.
-            self.dying = None;
-        }
+    fn ask(&mut self, hello: Hello) {
         match self.connect() {
             Ok(mut probe) => {
-                let hello = Hello { probe: true, ..self.identity.hello() };
                 if probe.inner.send(&Frame::new(1, hello), &[]).is_ok() {
-                    self.probe = Some(probe);
+                    self.sockets.probe = Some(probe);
                 }
             }
             Err((child::ConnectFailure::Nobody, _)) => self.up(child::Event::SomebodyServes(false)),
+            // The deadline decides.
             Err(_) => {}
         }
     }
 
-    fn take_over(&mut self, epoch: u32) {
-        if let Some(listener) = &self.listener
+    fn claim(&self, otherwise: &str) {
+        if let Some(listener) = &self.sockets.listener
             && let Err(error) = listener.inner.claim()
         {
-            tracing::warn!(%error, "the restart socket cannot be claimed: no successor will find this process");
-        }
-        let mut parent = Parent::new(self.identity.clone(), epoch, Deadlines::default());
-        parent.set_elder(self.up.is_some());
-        self.parent = Some(parent);
-        self.epoch = epoch;
-        self.serves = true;
-        self.todo.push_back(Todo::TakeOver { epoch });
-    }
-
-    /// Tells the role of the parent what has happened, and does what it wants.
-    fn down(&mut self, event: parent::Event) {
-        let now = self.now();
-        let Some(parent) = &mut self.parent else { return };
-        for action in parent.handle(now, event) {
-            match action {
-                parent::Action::Send { peer, frame } => {
-                    drop(self.peers.get_mut(&peer).map(|peer| peer.inner.send(&frame, &[])));
-                }
-                parent::Action::SendPart { peer, request_id, part, cursor } => {
-                    self.send_part(peer, request_id, part, cursor);
-                }
-                parent::Action::Close { peer } => {
-                    if let Some(mut connection) = self.peers.remove(&peer) {
-                        let _ = connection.inner.flush();
-                        if self.sharing.remove(&peer) {
-                            self.estrange(connection.inner.into_peer_process(), true);
-                        }
-                    }
-                }
-                parent::Action::StopAccepting { pid } => {
-                    let until = self.unheard_until();
-                    if let Some(parent) = &mut self.parent {
-                        parent.set_unheard_until(until);
-                    }
-                    self.up(child::Event::Superseded(Some(self.epoch.saturating_add(1))));
-                    self.serves = false;
-                    self.todo.push_back(Todo::StopAccepting { pid });
-                }
-                parent::Action::ResumeAccepting => {
-                    self.serves = true;
-                    if let Some(listener) = &self.listener
-                        && let Err(error) = listener.inner.claim()
-                    {
-                        tracing::warn!(%error, "the restart socket cannot be claimed back");
-                    }
-                    self.up(child::Event::Superseded(None));
-                    self.todo.push_back(Todo::ResumeAccepting);
-                }
-                parent::Action::BeginDrain { drain, live, peer } => {
-                    self.todo.push_back(Todo::BeginDrain { drain, live: live.then_some(peer) });
-                }
-                parent::Action::Exit { why, cut } => self.todo.push_back(Todo::Exit { why, cut }),
-                parent::Action::AttemptFailed { pid, why, .. } => {
-                    self.todo.push_back(Todo::AttemptFailed { pid, why });
-                }
-                parent::Action::CloseListeners => {
-                    self.listener = None;
-                    self.offered.clear();
-                    self.todo.push_back(Todo::CloseListeners);
-                }
-                parent::Action::ParcelsAnswered(_) => {}
-                parent::Action::Log(level, text) => log(level, &text),
-            }
+            tracing::warn!(%error, "{otherwise}");
         }
     }
 
     fn send_part(&mut self, peer: PeerId, request_id: u32, part: Part, cursor: u64) {
         let restart = ListenSocket { purpose: RESTART.into(), ..ListenSocket::default() };
-        let own = self.listener.as_ref().map(|listener| (&restart, listener.inner.as_fd()));
+        let own = self.sockets.listener.as_ref().map(|listener| (&restart, listener.inner.as_fd()));
         let all: Vec<(&ListenSocket, BorrowedFd<'_>)> = own
             .into_iter()
             .chain(self.offered.iter().map(|passed| (&passed.described, passed.fd.as_fd())))
             .collect();
-        match part {
-            Part::ListenSockets => {
-                self.sharing.insert(peer);
-                self.was_asked_for_totals = false;
-            }
-            Part::Totals if cursor == 0 => {
-                self.was_asked_for_totals = true;
-                self.counted = self.segment.as_ref().map(totals::blobs).unwrap_or_default();
-            }
-            Part::Totals | Part::State => {}
+        if (part, cursor) == (Part::Totals, 0) {
+            self.counted = self.segment.as_ref().map(totals::blobs).unwrap_or_default();
         }
         let (message, range) = match part {
             Part::ListenSockets => {
@@ -676,7 +426,7 @@ impl Link {
             Part::Totals => (totals_reply(&self.counted, cursor).into(), 0..0),
         };
         let fds: Vec<BorrowedFd<'_>> = all.get(range).unwrap_or_default().iter().map(|(_, fd)| *fd).collect();
-        if let Some(peer) = self.peers.get_mut(&peer) {
+        if let Some(peer) = self.sockets.peers.get_mut(&peer) {
             // That it cannot be sent is seen again when receiving.
             let _ = peer.inner.send(&Frame::new(request_id, message), &fds);
         }

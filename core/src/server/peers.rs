@@ -10,6 +10,7 @@ use ouro_restart::{Connection, Frame, Level};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::roles::Other;
 use crate::ring::readiness;
 
 /// Who has asked for a restart and waits for a report.
@@ -39,12 +40,29 @@ impl<T: AsFd> Watched<T> {
     }
 }
 
-/// A process that has our listening sockets.
+/// A process with which there was a connection.
 pub(super) struct Stranger {
     /// Readable once it has ended.
-    pub(super) process: OwnedFd,
-    /// It has not said that it accepts nothing any more.
-    pub(super) may_accept: bool,
+    process: OwnedFd,
+}
+
+impl Stranger {
+    /// The process at the other end of this connection, which is closed; `None` if it cannot be known.
+    pub(super) fn behind(connection: Watched<Connection>) -> Option<Self> {
+        connection.inner.into_peer_process().map(|process| Self { process })
+    }
+}
+
+impl AsFd for Stranger {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl Other for Stranger {
+    fn has_ended(&self) -> bool {
+        has_ended(self.process.as_fd())
+    }
 }
 
 /// The next frame of a connection; sends first what waits to be sent.

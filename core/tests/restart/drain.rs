@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::instance::{Instance, Process, READY};
+use crate::instance::{ASKED_TO_END, Instance, Process, READY};
 use crate::load::{Echo, Load};
 use crate::support::{Client, Config, Origin, free_address};
 
@@ -38,6 +38,7 @@ fn immediately_each_connection_is_closed_with_its_next_response_and_no_idle_one(
         assert!(!client.get("/first").says_close());
     }
     let next = instance.start("1");
+    parent.wait_log(ASKED_TO_END);
     for client in &mut clients {
         client.expect_quiet();
         let response = client.get("/second");
@@ -154,7 +155,7 @@ fn a_long_response_is_completed_by_the_old_process() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut head = client.response_head("GET");
     let next = instance.start("1");
-    assert!(parent.is_running());
+    parent.wait_log(ASKED_TO_END);
     gate.open();
     client.read_body(&mut head).unwrap();
     assert_eq!(head.text(), "helloworld");

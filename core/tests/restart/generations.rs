@@ -2,7 +2,7 @@
 
 use crate::instance::{Instance, Process, READY};
 use crate::load::Load;
-use crate::site::Site;
+use crate::site::{Site, let_go};
 use crate::support::eventually;
 
 /// Waits until each of them serves, has served or has ended, and one is left.
@@ -56,12 +56,8 @@ fn old_generations_drain_side_by_side() {
     // In no particular order.
     for n in [3, 0, 4, 1, 2] {
         let (process, idle) = &mut generations[n];
-        let mut idle = idle.take().unwrap();
         assert!(process.is_running());
-        assert_eq!(idle.get("/last").text(), "/last");
-        idle.expect_eof();
-        drop(idle);
-        process.expect_exit(0, "has been replaced");
+        let_go(idle.take().unwrap(), process);
         load.flow(5);
     }
     load.end_well();

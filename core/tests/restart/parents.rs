@@ -1,6 +1,6 @@
 //! Parents that die, hang or talk nonsense at every step, played by the test towards a real child.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use ouro_restart::Frame;
@@ -38,6 +38,15 @@ impl Scene {
         Self { instance: Instance::new(&config), listener, web, _origin: origin }
     }
 
+    /// Starts a child, which comes to a parent that the test plays.
+    #[track_caller]
+    fn meet(&self, epoch: &str) -> (FakeParent, Process, Peer) {
+        let parent = FakeParent::new(&self.instance);
+        let child = self.instance.spawn(epoch, "");
+        let peer = parent.accept();
+        (parent, child, peer)
+    }
+
     /// Answers what the child asks for, `steps` times.
     #[track_caller]
     fn serve(&self, parent: &FakeParent, peer: &mut Peer, steps: usize) {
@@ -55,11 +64,7 @@ impl Scene {
         match step {
             "Hello" => peer.send(id, FakeParent::reply(&self.instance)),
             "ListenSockets" => {
-                let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
-                let reply =
-                    ListenSocketsReply { sockets: vec![self.described(), restart], more: false, next: 2 };
-                let fds = [self.listener.as_fd(), parent.listener().as_fd()];
-                peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
+                hand_over(parent, peer, id, vec![(self.described(), self.listener.as_fd())]);
             }
             "State" => peer.send(id, StateReply::default()),
             _ => peer.send(id, DrainListenersReply::default()),
@@ -82,15 +87,51 @@ impl Scene {
     fn expect_served(&self) {
         assert_eq!(Client::connect(self.web).get("/x").text(), "/x");
     }
+
+    /// The parent ends, with all that it has. The child serves, and can be replaced.
+    #[track_caller]
+    fn expect_survived(self, parent: FakeParent, peer: Peer, child: &Process) {
+        // A child that has no sockets yet binds them anew.
+        let scene = self.without_listener();
+        drop((parent, peer));
+        child.wait_log(READY);
+        scene.expect_served();
+        let next = scene.instance.start("auto");
+        child.expect_exit(0, "has been replaced");
+        scene.expect_served();
+        next.stop();
+    }
+
+    /// The same without the test's own listening socket, at a free port.
+    fn without_listener(self) -> Self {
+        let Self { instance, listener, web, _origin } = self;
+        drop(listener);
+        let unused = std::net::TcpListener::bind(free_address()).unwrap();
+        Self { instance, listener: unused, web, _origin }
+    }
+}
+
+/// Hands over these sockets and the restart socket, all at once.
+#[track_caller]
+fn hand_over(
+    parent: &FakeParent,
+    peer: &mut Peer,
+    request_id: u32,
+    sockets: Vec<(ListenSocket, BorrowedFd<'_>)>,
+) {
+    let (mut sockets, mut fds): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+    sockets.push(ListenSocket { purpose: "restart".into(), ..ListenSocket::default() });
+    fds.push(parent.listener().as_fd());
+    let next = sockets.len() as u64;
+    let reply = ListenSocketsReply { sockets, more: false, next };
+    peer.connection.send(&Frame::new(request_id, reply), &fds).unwrap();
 }
 
 #[test]
 fn a_parent_may_say_at_every_step_that_it_goes_on() {
     for steps in 0..=STEPS.len() {
         let scene = Scene::new();
-        let parent = FakeParent::new(&scene.instance);
-        let child = scene.instance.spawn("auto", "");
-        let mut peer = parent.accept();
+        let (parent, child, mut peer) = scene.meet("auto");
         scene.serve(&parent, &mut peer, steps);
         if steps == STEPS.len() {
             child.wait_log(READY);
@@ -104,20 +145,9 @@ fn a_parent_may_say_at_every_step_that_it_goes_on() {
 fn a_parent_may_die_at_every_step() {
     for steps in 0..=STEPS.len() {
         let scene = Scene::new();
-        let parent = FakeParent::new(&scene.instance);
-        let child = scene.instance.spawn("auto", "");
-        let mut peer = parent.accept();
+        let (parent, child, mut peer) = scene.meet("auto");
         scene.serve(&parent, &mut peer, steps);
-        // The end of a process closes all that it has. Before the child has the sockets, it binds them anew.
-        let scene = scene.without_listener();
-        drop(parent);
-        drop(peer);
-        child.wait_log(READY);
-        scene.expect_served();
-        // What it has become can be replaced.
-        let next = scene.instance.start("auto");
-        child.expect_exit(0, "has been replaced");
-        next.stop();
+        scene.expect_survived(parent, peer, &child);
     }
 }
 
@@ -126,9 +156,7 @@ fn nonsense_from_a_parent_ends_the_attempt_and_nothing_else() {
     // Without an answer to Hello it would simply ask again.
     for steps in 1..=3 {
         let scene = Scene::new();
-        let parent = FakeParent::new(&scene.instance);
-        let child = scene.instance.spawn("auto", "");
-        let mut peer = parent.accept();
+        let (parent, child, mut peer) = scene.meet("auto");
         scene.serve(&parent, &mut peer, steps);
         peer.send_raw(b"OUR\x01\x05\0\0\0\x02\0\0\0\x02");
         // Somebody still serves: this one.
@@ -152,9 +180,7 @@ fn a_parent_that_does_not_fit_is_named() {
     ];
     for (epoch, text, change) in cases {
         let scene = Scene::new();
-        let parent = FakeParent::new(&scene.instance);
-        let child = scene.instance.spawn(epoch, "");
-        let mut peer = parent.accept();
+        let (_parent, child, mut peer) = scene.meet(epoch);
         let id = peer.expect("Hello").frame.request_id;
         let mut reply = FakeParent::reply(&scene.instance);
         change(&mut reply);
@@ -169,9 +195,7 @@ fn a_parent_that_does_not_fit_is_named() {
 #[test]
 fn a_parent_of_a_later_version_is_taken_over() {
     let scene = Scene::new();
-    let parent = FakeParent::new(&scene.instance);
-    let child = scene.instance.spawn("auto", "");
-    let mut peer = parent.accept();
+    let (parent, child, mut peer) = scene.meet("auto");
     let id = peer.expect("Hello").frame.request_id;
     peer.send(
         id,
@@ -192,12 +216,7 @@ fn a_parent_of_a_later_version_is_taken_over() {
         scene.answer(&parent, &mut peer, step);
     }
     child.wait_log(READY);
-    let scene = scene.without_listener();
-    drop((parent, peer));
-    scene.expect_served();
-    let next = scene.instance.start("auto");
-    child.expect_exit(0, "has been replaced");
-    next.stop();
+    scene.expect_survived(parent, peer, &child);
 }
 
 #[test]
@@ -216,9 +235,7 @@ fn a_refusal_is_repeated_in_its_own_words() {
 #[test]
 fn sockets_that_do_not_come_are_missed() {
     let scene = Scene::new();
-    let parent = FakeParent::new(&scene.instance);
-    let child = scene.instance.spawn("auto", "");
-    let mut peer = parent.accept();
+    let (parent, child, mut peer) = scene.meet("auto");
     scene.answer(&parent, &mut peer, "Hello");
     let id = peer.expect("ListenSockets").frame.request_id;
     let sockets = vec![ListenSocket::default(); 3];
@@ -230,41 +247,30 @@ fn sockets_that_do_not_come_are_missed() {
 #[test]
 fn a_socket_is_known_by_its_kind_and_not_by_its_address_alone() {
     let scene = Scene::new();
-    let parent = FakeParent::new(&scene.instance);
-    let child = scene.instance.spawn("auto", "");
-    let mut peer = parent.accept();
+    let (parent, child, mut peer) = scene.meet("auto");
     scene.answer(&parent, &mut peer, "Hello");
     let datagrams = std::net::UdpSocket::bind(scene.web).unwrap();
     let udp = ListenSocket { protocol: "udp".into(), socket_type: "datagram".into(), ..scene.described() };
     let other_purpose = ListenSocket { purpose: "weather".into(), ..scene.described() };
-    let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
-    let sockets = vec![udp, other_purpose, scene.described(), restart];
-    let fds = [datagrams.as_fd(), datagrams.as_fd(), scene.listener.as_fd(), parent.listener().as_fd()];
+    let wrong = [(udp, datagrams.as_fd()), (other_purpose, datagrams.as_fd())];
+    let right = (scene.described(), scene.listener.as_fd());
     let id = peer.expect("ListenSockets").frame.request_id;
-    let reply = ListenSocketsReply { sockets, more: false, next: 4 };
-    peer.connection.send(&Frame::new(id, reply), &fds).unwrap();
+    hand_over(&parent, &mut peer, id, wrong.into_iter().chain([right]).collect());
     for step in ["State", "DrainListeners", "State"] {
         scene.answer(&parent, &mut peer, step);
     }
     child.wait_log(READY);
-    let scene = scene.without_listener();
-    drop((parent, peer));
-    scene.expect_served();
-    child.stop();
+    scene.expect_survived(parent, peer, &child);
 }
 
 #[test]
 fn a_socket_that_is_not_what_it_is_said_to_be_ends_the_attempt() {
     let scene = Scene::new();
-    let parent = FakeParent::new(&scene.instance);
-    let child = scene.instance.spawn("auto", "");
-    let mut peer = parent.accept();
+    let (parent, child, mut peer) = scene.meet("auto");
     scene.answer(&parent, &mut peer, "Hello");
     let datagrams = std::net::UdpSocket::bind(scene.web).unwrap();
-    let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
     let id = peer.expect("ListenSockets").frame.request_id;
-    let reply = ListenSocketsReply { sockets: vec![scene.described(), restart], more: false, next: 2 };
-    peer.connection.send(&Frame::new(id, reply), &[datagrams.as_fd(), parent.listener().as_fd()]).unwrap();
+    hand_over(&parent, &mut peer, id, vec![(scene.described(), datagrams.as_fd())]);
     scene.answer(&parent, &mut peer, "State");
     child.expect_exit(1, &format!("cannot listen on {}", scene.web));
     let Some(Message::Abort(abort)) = peer.expect_gone() else { panic!("the parent is not told") };
@@ -302,16 +308,6 @@ fn a_socket_file_that_a_killed_process_left_is_no_obstacle() {
     assert!(scene.instance.sockets().is_empty());
 }
 
-impl Scene {
-    /// The same without the test's own listening socket, at a free port.
-    fn without_listener(self) -> Self {
-        let Self { instance, listener, web, _origin } = self;
-        drop(listener);
-        let unused = std::net::TcpListener::bind(free_address()).unwrap();
-        Self { instance, listener: unused, web, _origin }
-    }
-}
-
 impl FakeParent {
     /// The connection that comes next; `None` where the child ends without asking again.
     fn accept_after(&self, child: &Process) -> Option<Peer> {
@@ -336,9 +332,7 @@ fn a_parent_that_hangs_does_not_hold_a_child_for_ever() {
         ] {
             scope.spawn(move || {
                 let scene = Scene::new();
-                let parent = FakeParent::new(&scene.instance);
-                let child = scene.instance.spawn("auto", "");
-                let mut peer = parent.accept();
+                let (parent, child, mut peer) = scene.meet("auto");
                 scene.serve(&parent, &mut peer, steps);
                 if steps < 3 {
                     child.expect_exit(1, text);
@@ -346,13 +340,7 @@ fn a_parent_that_hangs_does_not_hold_a_child_for_ever() {
                     child.wait_log(text);
                     child.wait_log(READY);
                     scene.expect_served();
-                    // And can be replaced.
-                    let scene = scene.without_listener();
-                    drop((parent, peer));
-                    let next = scene.instance.start("auto");
-                    child.expect_exit(0, "has been replaced");
-                    scene.expect_served();
-                    next.stop();
+                    scene.expect_survived(parent, peer, &child);
                 }
             });
         }

@@ -65,7 +65,7 @@ impl Site {
 #[track_caller]
 pub(crate) fn let_go(mut idle: Client, process: &Process) {
     process.wait_log(ASKED_TO_END);
-    idle.get("/last");
+    assert_eq!(idle.get("/last").text(), "/last");
     idle.expect_eof();
     drop(idle);
     process.expect_exit(0, "has been replaced");

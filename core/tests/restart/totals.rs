@@ -157,7 +157,7 @@ fn a_process_in_the_middle_waits_for_the_last_totals_of_the_one_before() {
     for ages in [[true, false], [false, true], [true, true]] {
         let site = Site::new();
         let oldest = site.instance.start("0");
-        let mut idle = site.idle();
+        let idle = site.idle();
         if ages[0] {
             age(&site);
         }
@@ -170,10 +170,7 @@ fn a_process_in_the_middle_waits_for_the_last_totals_of_the_one_before() {
         site.ask(1);
         std::thread::park_timeout(crate::support::QUIET);
         assert!(middle.is_running(), "{ages:?}: it has not waited");
-        idle.get("/last");
-        idle.expect_eof();
-        drop(idle);
-        oldest.expect_exit(0, "has been replaced");
+        let_go(idle, &oldest);
         middle.expect_exit(0, "has been replaced");
         expect_counted(&site, 3, 4);
         newest.stop();
@@ -186,7 +183,7 @@ fn an_old_process_that_nobody_speaks_to_goes_on_and_is_counted() {
     for options in ["", "--skip-hot-restart-parent-stats"] {
         let site = Site::new();
         let oldest = site.instance.start("0");
-        let mut idle = site.idle();
+        let idle = site.idle();
         let middle = site.instance.start("auto");
         let third = site.instance.start("auto");
         middle.expect_exit(0, "has been replaced");
@@ -200,10 +197,7 @@ fn an_old_process_that_nobody_speaks_to_goes_on_and_is_counted() {
         }
         // Longer than it takes to see that the instance has been stopped.
         std::thread::park_timeout(crate::support::QUIET * 3);
-        assert_eq!(idle.get("/last").text(), "/last", "{options}");
-        idle.expect_eof();
-        drop(idle);
-        oldest.expect_exit(0, "has been replaced");
+        let_go(idle, &oldest);
         if options.is_empty() {
             third.expect_exit(0, "has been replaced");
             expect_counted(&site, 2, 3);

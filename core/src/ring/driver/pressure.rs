@@ -1,5 +1,5 @@
-//! Receive buffers under pressure: how many a socket may hold, when more are published, who goes on when some come
-//! back, and who is cut off when none does.
+//! Receive buffers under pressure: how many a socket may hold, how many are published, who goes on when some come back,
+//! and who is cut off when none does.
 
 use super::super::socket::{Kind, Recv, Slot, cancel_entry};
 use super::Driver;
@@ -18,15 +18,18 @@ impl Driver {
         }
     }
 
-    /// Publishes the buffers whose last chunk is gone, and more where they run short; whoever waited goes on.
+    /// Buffers that the kernel has, as far as its completions have told.
+    pub(super) fn at_hand(&self) -> usize {
+        self.circulating - self.in_use - self.idle.len()
+    }
+
+    /// Takes back the buffers whose last chunk is gone and gives the kernel what it should have; whoever waited goes on.
     pub(super) fn return_buffers(&mut self) {
-        let mut any = false;
         while let Some((buffer, owner)) = self.pool.take_returned() {
             if is_on(Mutation::BufferNotReturned) && buffer % 8 == 7 {
                 continue;
             }
-            self.kernel.offer(buffer, &self.pool);
-            any = true;
+            self.idle.push(buffer);
             self.in_use -= 1;
             if let Some(slot) = self.sockets.get_mut(owner) {
                 slot.held -= 1;
@@ -35,17 +38,12 @@ impl Driver {
                 }
             }
         }
-        if any {
-            self.kernel.publish();
-        }
-        if self.in_use * 2 > self.published {
-            self.grow(self.published);
-        }
+        self.offer_buffers();
         if self.parked.is_empty() || is_on(Mutation::WaiterForgotten) {
             return;
         }
         // By what is free, not by what has just come back: whoever was let go on then may not have used it.
-        let (mut free, quota) = (self.published - self.in_use, self.quota());
+        let (mut free, quota) = (self.at_hand(), self.quota());
         while free > 0 {
             let Some(id) = self.parked.pop_front() else { break };
             if let Some(slot) = self.sockets.get_mut(id) {
@@ -56,15 +54,26 @@ impl Driver {
         }
     }
 
-    /// Publishes up to `more` buffers that were spare.
-    pub(super) fn grow(&mut self, more: usize) {
-        let more = more.min(self.pool.count() - self.published);
-        for id in self.published..self.published + more {
-            #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
-            self.kernel.offer(id as u16, &self.pool);
+    /// Publishes as many buffers as the kernel should have at hand: first those that came back last, then spare ones.
+    pub(super) fn offer_buffers(&mut self) {
+        let missing = self.supply.size().saturating_sub(self.at_hand());
+        for _ in 0..missing {
+            let id = match self.idle.pop() {
+                Some(id) => id,
+                None if self.circulating < self.pool.count() => {
+                    self.circulating += 1;
+                    #[allow(clippy::cast_possible_truncation)] // Pool::new bounds the count to 32768
+                    {
+                        (self.circulating - 1) as u16
+                    }
+                }
+                None => break,
+            };
+            self.kernel.offer(id, &self.pool);
         }
-        self.published += more;
-        self.kernel.publish();
+        if missing > 0 {
+            self.kernel.publish();
+        }
     }
 
     /// Somebody waits for a buffer and there is none: the socket that has kept the most of them for a while, because its

@@ -48,6 +48,8 @@ pub(super) struct Flying {
     /// An event will look at it.
     scheduled: bool,
     cancelling: bool,
+    /// The file of a socket whose descriptor has been closed meanwhile.
+    file: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -194,8 +196,12 @@ impl World {
 
     /// An operation is over.
     fn finish(&mut self, id: OpId, result: i32, flags: u32) {
-        if let Some(flying) = self.remove(id) {
+        if let Some(mut flying) = self.remove(id) {
             self.post(id, flying.user_data, result, flags);
+            if let Some(file) = flying.file.take() {
+                drop(file);
+                self.look();
+            }
         }
     }
 
@@ -217,7 +223,7 @@ impl World {
         if state.by_data.insert(user_data, op).is_some() {
             self.violation(format!("ring {ring} has two operations {user_data:#x} in flight"));
         }
-        let flying = Flying { user_data, kind, scheduled: false, cancelling: false };
+        let flying = Flying { user_data, kind, scheduled: false, cancelling: false, file: None };
         self.rings[ring as usize].operations.insert(op, flying);
         (ring, op)
     }
@@ -304,7 +310,7 @@ impl World {
             }
             opcode::Close::CODE => {
                 if let Some(end) = self.end_of(sqe.fd) {
-                    self.check_joined(ring, end);
+                    self.close_later(ring, end, sqe.fd);
                 }
                 fds::close(sqe.fd);
                 self.look();
@@ -313,12 +319,20 @@ impl World {
         }
     }
 
-    /// A descriptor is closed: its owner must have nothing in flight on it.
-    fn check_joined(&mut self, ring: u32, id: EndId) {
+    /// A descriptor is closed: its owner must have nothing in flight on it but a recv that has been told to stop, which keeps
+    /// the file until it has.
+    fn close_later(&mut self, ring: u32, id: EndId, fd: i32) {
         let end = self.end(id);
-        let own = [end.recv, end.send, end.connect].into_iter().flatten().find(|(of, _)| *of == ring);
-        if let Some(op) = own {
-            self.violation(format!("{id:?} is closed with {op:?} in flight"));
+        let own = [end.recv, end.send, end.connect].into_iter().flatten().filter(|(of, _)| *of == ring);
+        for op in own.collect::<Vec<_>>() {
+            let flying = self.rings[ring as usize].operations.get_mut(&op.1);
+            match (flying, fds::copy(fd)) {
+                (Some(Flying { kind: Operation::Recv(..), cancelling: true, file, .. }), Ok(copy)) => {
+                    *file = Some(copy);
+                    self.count("closed while its recv was stopping");
+                }
+                _ => self.violation(format!("{id:?} is closed with {op:?} in flight")),
+            }
         }
     }
 
