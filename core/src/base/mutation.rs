@@ -33,6 +33,26 @@ pub enum Mutation {
     ResumeForgotten,
     /// A connection that was handed over is kept as well.
     KeptAfterHandover,
+    /// Time-outs fire twice as late.
+    TimeoutLate,
+    /// Time-outs fire a sixteenth early.
+    TimeoutEarly,
+    /// What a client is waited for begins anew in a handover.
+    WaitBegunAnew,
+    /// The end of an idle connection to an origin is not counted.
+    IdleEndUncounted,
+    /// A descriptor is left open when a connection cannot move because there are none.
+    DescriptorLeftOpen,
+    /// When a child dies, the sessions whose parcels have not gone yet are forgotten.
+    QueuedSessionLost,
+    /// Accepting that pauses for want of descriptors does not go on.
+    PausedForEver,
+    /// Who waits for room to send is not woken.
+    RoomUnnoticed,
+    /// A request is repeated whatever its method.
+    RequestRepeated,
+    /// A client whose origin cannot be connected to sees an orderly end.
+    FailureTakenForEnd,
 }
 
 /// All of them.
@@ -53,6 +73,16 @@ pub const ALL: &[Mutation] = {
         M::HeadHeldBack,
         M::ResumeForgotten,
         M::KeptAfterHandover,
+        M::TimeoutLate,
+        M::TimeoutEarly,
+        M::WaitBegunAnew,
+        M::IdleEndUncounted,
+        M::DescriptorLeftOpen,
+        M::QueuedSessionLost,
+        M::PausedForEver,
+        M::RoomUnnoticed,
+        M::RequestRepeated,
+        M::FailureTakenForEnd,
     ]
 };
 

@@ -13,6 +13,7 @@ use super::parcel::{
 use super::relay::{Direction, Outcome, cut_off_unsent, pump_both};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
+use crate::base::mutation::{Mutation, is_on};
 use crate::ring::{Link, Ring, Socket};
 use crate::stats::{ClusterScope, TcpScope};
 use crate::upstream::{Cluster, Connection, Endpoint, Lease};
@@ -166,7 +167,9 @@ impl Tcp {
     fn give_up(&mut self, reason: &str) -> Step {
         tracing::debug!(listener = self.service.listener.name, reason, "connection given up");
         self.service.stats.inc(TcpScope::CX_NO_ENDPOINT);
-        self.down.reset_at_close();
+        if !is_on(Mutation::FailureTakenForEnd) {
+            self.down.reset_at_close();
+        }
         self.log(reason);
         Step::Done
     }

@@ -528,8 +528,7 @@ impl Driver {
                 slot.activity = self.now;
                 let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
                 self.links.consume(&mut slot.output, all);
-                let wake =
-                    slot.frozen || slot.wake_below.is_some_and(|mark| slot.output.bytes() <= mark as usize);
+                let wake = slot.frozen || slot.has_drained();
                 if !slot.output.is_empty() || slot.shutdown {
                     self.touch(id);
                 }

@@ -13,6 +13,7 @@ use super::queue::{Links, Queue};
 use super::schedule::TaskId;
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::SlotId;
 
 /// What an operation is, in the top byte of its `user_data`.
@@ -199,6 +200,12 @@ impl Slot {
             set_optlen(&mut entry, limit);
         }
         entry
+    }
+
+    /// Whether `output` has drained to what the task waits for.
+    pub(super) fn has_drained(&self) -> bool {
+        let is_below = |mark: u32| self.output.bytes() <= mark as usize;
+        self.wake_below.is_some_and(is_below) && !is_on(Mutation::RoomUnnoticed)
     }
 
     pub(super) fn close_entry(&self, id: SlotId) -> Entry {

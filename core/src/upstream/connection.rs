@@ -7,6 +7,7 @@ use std::rc::Rc;
 use ouro_shm::{Block, Stripe};
 
 use crate::base::clock::Micros;
+use crate::base::mutation::{Mutation, is_on};
 use crate::ring::{Link, Ring, Socket};
 use crate::stats::{ClusterScope, EndpointScope};
 
@@ -197,6 +198,9 @@ impl Drop for Connection {
         if self.moved.get() {
             cluster.lower(ClusterScope::CX_ACTIVE, 1);
             self.stats.own.lower(EndpointScope::CX_ACTIVE, 1);
+            return;
+        }
+        if !self.busy.get() && is_on(Mutation::IdleEndUncounted) {
             return;
         }
         // What was queued and is thrown away now has not been sent after all.

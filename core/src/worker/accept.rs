@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Accepts, Shared};
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::config::model::Listener;
 use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
@@ -123,7 +124,9 @@ impl Acceptance {
                 acceptor.pause();
                 self.shared.wait_for_an_end(ring.current_task());
                 ring.wait(ring.now() + limits::ACCEPT_PAUSE_MS).await;
-                if paused_at.is_some_and(|at| at + limits::ACCEPT_PAUSE_MS <= ring.now()) {
+                if paused_at.is_some_and(|at| at + limits::ACCEPT_PAUSE_MS <= ring.now())
+                    && !is_on(Mutation::PausedForEver)
+                {
                     paused_at = None;
                 }
                 if waiting.is_none() && paused_at.is_none() {

@@ -171,5 +171,8 @@ async fn give(session: &impl Session, mover: &Mover, ring: &Ring) -> Result<(), 
         return Err(Stay::TooLarge(bytes.len()));
     }
     let fds: Result<Vec<OwnedFd>, _> = sockets().map(Socket::copy_fd).collect();
+    if fds.is_err() && is_on(Mutation::DescriptorLeftOpen) {
+        std::mem::forget(down.copy_fd());
+    }
     mover.give(kind, bytes, fds.map_err(|_| Stay::NoDescriptor)?, ring).await
 }

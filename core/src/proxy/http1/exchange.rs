@@ -8,6 +8,7 @@ use super::body::{Body, BodyFault, Framing};
 use super::response;
 use crate::base::clock::{Micros, Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Method, Version};
+use crate::base::mutation::{Mutation, is_on};
 use crate::config::model::{HeaderEdits, HttpListener};
 use crate::proxy::access_log::address_text;
 use crate::proxy::headers::NO_EDITS;
@@ -473,7 +474,7 @@ impl Exchange {
         let repeatable = pooled
             && !self.fresh
             && self.head.is_some()
-            && self.method.is_idempotent()
+            && (self.method.is_idempotent() || is_on(Mutation::RequestRepeated))
             && self.partial.is_empty()
             && self.informational == 0;
         self.end_request(RequestOutcome::BrokenByOrigin);

@@ -462,7 +462,7 @@ impl Session for Http1 {
                 } else {
                     self.partial.clone()
                 },
-                waiting_ms: now.saturating_sub(self.since),
+                waiting_ms: if is_on(Mutation::WaitBegunAnew) { 0 } else { now.saturating_sub(self.since) },
                 phase: match self.phase {
                     Phase::Head => 0,
                     Phase::Exchange => 1,

@@ -15,6 +15,7 @@ use prost::Message as _;
 use super::{IDLE, Stay};
 use crate::base::clock::{Millis, NEVER};
 use crate::base::limits;
+use crate::base::mutation::{Mutation, is_on};
 use crate::proxy::IdleParcel;
 use crate::ring::{Link, Ring, Socket, TaskId};
 use crate::stats::HandoverScope;
@@ -191,6 +192,10 @@ impl Mover {
     /// The other process is gone: what it has not answered for stays here.
     fn close(&self, ring: &Ring) {
         self.open.set(false);
+        if is_on(Mutation::QueuedSessionLost) {
+            let queue = self.queue.borrow();
+            self.waiting.borrow_mut().retain(|id, _| queue.iter().all(|outgoing| outgoing.id != *id));
+        }
         self.queue.borrow_mut().clear();
         for waiting in self.waiting.borrow_mut().values_mut() {
             waiting.answer.get_or_insert(Err(Stay::Unanswered));
