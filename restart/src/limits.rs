@@ -31,7 +31,8 @@ pub const WAITING_MAX: usize = 4;
 /// the name of the instance is of any use to it.
 pub const LOST_SEGMENTS_MAX: usize = 8;
 
-/// How much later than it should something may happen in a process of which nobody would say that it hangs, milliseconds.
+/// By how much the time that somebody waits and the time that a process got no CPU may differ when measured at both ends,
+/// milliseconds.
 pub const LATE_MS: u64 = 20;
 
 /// How far beyond the next epoch a child may be to wait its turn behind one that is taking over, as happens when a script

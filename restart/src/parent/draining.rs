@@ -3,7 +3,7 @@
 use super::events::{Action, PeerId};
 use super::{Draining, Parent, Peer, Phase};
 use crate::identity::Level;
-use crate::limits::{Deadlines, LATE_MS, LOST_SEGMENTS_MAX};
+use crate::limits::{LATE_MS, LOST_SEGMENTS_MAX};
 use crate::message::{
     DrainListeners, DrainListenersReply, HandoverDone, ParentProgress, Ping, Refusal, Terminated,
 };
@@ -89,14 +89,24 @@ impl Parent {
         }
     }
 
-    /// While this process drains it is told something every second, as it pings its child. If that did not happen for as
-    /// long as others wait for an answer, there may be some who asked whether it serves, and went on without one.
+    /// While this process drains it wakes up every so often ([`Self::wakes_at`]). If it did not for as long as others wait
+    /// for an answer, there may be some who asked whether it serves, and went on without one.
     pub(super) fn mind_the_time(&mut self, now: u64) {
         let idle_ms = now.saturating_sub(std::mem::replace(&mut self.handled_at, now));
-        if let Phase::Draining(Draining { peer: Some(_), superseded: false, .. }) = self.phase {
-            let Deadlines { ping_ms, check_ms, .. } = self.deadlines;
-            self.is_late |= idle_ms >= ping_ms.max(check_ms).saturating_add(LATE_MS);
+        if self.may_serve_again() {
+            self.is_late |= idle_ms.saturating_add(LATE_MS) >= self.deadlines.check_ms;
         }
+    }
+
+    /// Often enough that a wake-up which comes late by half of what others wait is not taken for a process that hung:
+    /// then the end of its child would cost the time of a question.
+    pub(super) fn wakes_at(&self) -> Option<u64> {
+        let every = self.deadlines.check_ms / 2;
+        self.may_serve_again().then(|| self.handled_at.saturating_add(every))
+    }
+
+    fn may_serve_again(&self) -> bool {
+        matches!(self.phase, Phase::Draining(Draining { peer: Some(_), superseded: false, .. }))
     }
 
     /// The child is gone, and somebody else may have its place. Who had begun to ask before this process could hear of that

@@ -157,7 +157,7 @@ impl Parent {
             Phase::Attempt(attempt) => Some(attempt.until.min(attempt.step_until)),
             Phase::Draining(draining) => Some(draining.deadline()),
         };
-        peers.chain(phase).min()
+        peers.chain(phase).chain(self.wakes_at()).min()
     }
 
     /// Takes an event and says what to do.

@@ -183,6 +183,22 @@ fn a_parent_that_sleeps_while_its_child_is_killed_asks_whether_somebody_has_its_
     assert!((1..STEPS).contains(&taken), "{taken}");
 }
 
+/// To ask takes time in which nobody accepts, so being late for less than others wait is no reason to.
+#[test]
+fn a_parent_that_is_a_little_late_when_its_child_is_killed_serves_again_at_once() {
+    let mut world = World::new();
+    world.drain_ends = false;
+    let child = world.start(None);
+    world.settle();
+    world.pass(990);
+    world.processes[0].frozen = true;
+    world.kill(child);
+    world.pass(400);
+    world.processes[0].frozen = false;
+    world.settle();
+    assert_eq!(world.serving(), [0]);
+}
+
 #[test]
 fn a_parent_that_sleeps_while_its_child_is_killed_serves_if_nobody_else_does() {
     for drain_ends in [true, false] {
