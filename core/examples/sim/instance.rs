@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ouro::base::random::Random;
 use ouro::config::model::Model;
-use ouro::ring::sim::{self, SocketKey, World};
+use ouro::ring::sim::{self, World};
 use ouro::worker::Running;
 use ouro_restart::message::CAPABILITY_PARCELS;
 use ouro_restart::{Identity, child};
@@ -63,8 +63,6 @@ pub struct Instance {
     pub processes: Vec<Process>,
     pub wires: Wires,
     pub random: Random,
-    /// Channels for connections: the processes at both ends, and the ends.
-    pub channels: Vec<([Option<usize>; 2], [SocketKey; 2])>,
     /// States of sessions that restarts wait for.
     aims: &'static [&'static str],
     /// The process whose sessions are looked at for that.
@@ -110,7 +108,6 @@ impl Instance {
             processes: Vec::new(),
             wires: Wires::default(),
             random,
-            channels: Vec::new(),
             aims,
             aimed_at: None,
             stalled_us: 0,
@@ -409,13 +406,6 @@ impl Instance {
             running.kill();
         }
         sim::with(World::look_after_kill);
-        for (owners, keys) in &self.channels {
-            for (owner, key) in owners.iter().zip([keys[1], keys[0]]) {
-                if *owner == Some(n) {
-                    sim::with(|world| world.orphan(key));
-                }
-            }
-        }
         self.bury(n, now, true);
         sim::with(World::look_after_kill);
     }

@@ -2,12 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ouro::config::model::{Address, Endpoint, EndpointTarget, Listener};
-use ouro::ring::sim::{self, World};
+use ouro::ring::sim;
 use ouro::ring::{Capabilities, mailbox};
 use ouro::server::course::{Course, LAST_WORDS_MS, Left, Paused};
 use ouro::server::roles::Roles;
@@ -360,8 +360,6 @@ impl Instance {
             return None;
         }
         let (ours, theirs) = Connection::pair().ok()?;
-        let keys = [&ours, &theirs].map(|end| World::key(end.as_fd()));
-        self.channels.push(([Some(n), self.wires.other(wire, Side::Parent)], keys));
         let frame = Frame::new(0, ParcelChannel { worker: 0 });
         let load = Load::Channel(Box::new(theirs));
         self.wires.send(wire, Side::Parent, frame, load, now, &mut self.random);

@@ -28,7 +28,7 @@ use std::os::fd::RawFd;
 pub(super) use self::kernel::Kernel;
 pub use self::net::EndId;
 pub use self::peers::{Broken, Read};
-pub use self::world::{Await, Faults, Happening, SocketKey, World};
+pub use self::world::{Await, Faults, Happening, World};
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use super::fds::{Eyes, Key, Token, pair};
@@ -88,10 +88,6 @@ pub enum Happening {
     Nothing,
 }
 
-/// See [`World::key`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketKey(Key);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
     Deliver(u32, u8),
@@ -157,8 +153,6 @@ pub struct World {
     pub(super) kills: bool,
     /// Connections that are about to come into the queue of a listener.
     pub(super) coming: usize,
-    /// Ends of channels whose other end a killed process had.
-    orphans: BTreeSet<Key>,
 }
 
 /// What a descriptor stands for.
@@ -202,7 +196,6 @@ impl World {
             cut: BTreeSet::new(),
             kills: false,
             coming: 0,
-            orphans: BTreeSet::new(),
         })
     }
 
@@ -442,23 +435,6 @@ impl World {
     #[must_use]
     pub fn is_anybody_coming(&self) -> bool {
         self.coming > 0 || self.listeners.iter().any(|listener| !listener.queue.is_empty())
-    }
-
-    /// What tells a socket from all others, whoever has it.
-    #[must_use]
-    pub fn key(fd: BorrowedFd<'_>) -> SocketKey {
-        SocketKey(super::fds::key_of(fd.as_raw_fd()).unwrap_or_default())
-    }
-
-    /// The process at the other end of this channel was killed.
-    pub fn orphan(&mut self, SocketKey(key): SocketKey) {
-        self.orphans.insert(key);
-    }
-
-    /// Whether the process at the other end of this channel was killed.
-    #[must_use]
-    pub fn is_orphan(&self, SocketKey(key): SocketKey) -> bool {
-        self.orphans.contains(&key)
     }
 
     /// A listening socket of the code under test.

@@ -19,8 +19,6 @@ use crate::proxy::http1::Http1;
 use crate::proxy::tcp::Tcp;
 use crate::proxy::{Gate, IdleParcel, Session, SessionParcel};
 use crate::ring::Socket;
-#[cfg(feature = "sim")]
-use crate::ring::sim;
 use crate::stats::HandoverScope;
 use crate::worker::Shared;
 use crate::worker::accept::Service;
@@ -128,10 +126,9 @@ pub(in crate::worker) async fn take_parcels(shared: Rc<Shared>, mut connection: 
                 ring.wait(ring.now() + limits::PARCEL_RETRY_MS).await;
                 sent = connection.flush().map(|_| ());
             }
-            if let Err(error) = sent
-                && peer_has_ended(&connection) == Some(false)
-            {
-                tracing::warn!(%error, "the process before goes on with connections that it had sent");
+            // Not even if that process has ended by now: it may have gone on with them before.
+            if let Err(error) = sent {
+                tracing::warn!(%error, "the process before has not waited for an answer to connections that it had sent");
                 taken.into_iter().for_each(|settle| settle(false));
                 return;
             }
@@ -143,15 +140,6 @@ pub(in crate::worker) async fn take_parcels(shared: Rc<Shared>, mut connection: 
         }
         ring.wait(if is_full { ring.now() } else { NEVER }).await;
     }
-}
-
-/// Whether the process at the other end has ended, as far as that can be seen.
-fn peer_has_ended(connection: &Connection) -> Option<bool> {
-    let ended = connection.peer_has_ended();
-    // All simulated processes are one.
-    #[cfg(feature = "sim")]
-    let ended = ended.map(|_| sim::with(|world| world.is_orphan(sim::World::key(connection.as_fd()))));
-    ended
 }
 
 /// Makes a session of a parcel.
