@@ -27,10 +27,6 @@ pub const RESTART: &str = "restart";
 /// milliseconds, and has been seen to take 1.5 s on a busy machine.
 pub const AFTER_A_DEATH_MS: Millis = 15_000;
 
-/// How long the next process looks for connections if one hangs with the sockets: it does not know that one, and will not
-/// see its end. Looking costs little, and whoever hangs for longer than this is gone for good.
-pub const WHILE_ONE_HANGS_MS: Millis = 600_000;
-
 /// See the module. `P` is how the caller knows other processes.
 #[derive(Debug)]
 pub struct Roles<P> {
@@ -145,11 +141,8 @@ impl<P: Other> Roles<P> {
         if died {
             self.somebody_died(now);
         }
-        now < self.ring_of_the_dead_until.max(self.child.unheard_until()) || self.somebody_hangs()
-    }
-
-    fn somebody_hangs(&self) -> bool {
-        !self.strangers.is_empty() || self.child.is_without_answer()
+        let is_unheard = now < self.ring_of_the_dead_until.max(self.child.unheard_until());
+        is_unheard || !self.strangers.is_empty() || self.child.is_without_answer()
     }
 
     /// This process (none if it cannot be known) has our listening sockets, and from here on nobody will hear from it.
@@ -377,9 +370,7 @@ impl<P: Other> Roles<P> {
                 }
                 parent::Action::StopAccepting { pid } => {
                     self.may_be_unheard(now);
-                    let hanging =
-                        if self.somebody_hangs() { now.saturating_add(WHILE_ONE_HANGS_MS) } else { 0 };
-                    let until = self.ring_of_the_dead_until.max(self.child.unheard_until()).max(hanging);
+                    let until = self.ring_of_the_dead_until.max(self.child.unheard_until());
                     if let Some(parent) = &mut self.parent {
                         parent.set_unheard_until(until);
                     }

@@ -229,21 +229,6 @@ fn the_next_process_is_told_for_how_long_a_dead_one_may_be_told() {
 }
 
 #[test]
-fn the_next_process_is_told_that_somebody_hangs_with_the_sockets() {
-    let life = Life::default();
-    let mut parent = serving();
-    parent.estrange(0, Some(life.clone()), true);
-    let mut pair = Pair::new(parent);
-    pair.commit();
-    pair.now += 1_000;
-    pair.take_over();
-    // It cannot see when that process ends.
-    life.0.set(true);
-    assert!(pair.child.may_be_unheard(WHILE_ONE_HANGS_MS));
-    assert!(!pair.child.may_be_unheard(100 + WHILE_ONE_HANGS_MS));
-}
-
-#[test]
 fn the_end_of_a_parent_counts_if_nobody_else_can_serve() {
     for has_elder in [false, true] {
         let mut parent = serving();
