@@ -99,11 +99,13 @@ fn an_access_log_that_cannot_be_written_changes_nothing() {
 
 #[test]
 fn a_child_without_room_for_descriptors_changes_nothing() {
-    let held: Vec<_> = (0..60).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let site = Site::new();
+    // Not ports: of so many that are free now, one may be taken before it is bound.
+    let path = |n: u32| site.instance.path(&format!("l{n}.sock"));
     let listeners: String =
-        held.iter().enumerate().map(|(n, at)| listener(&format!("l{n}"), at.local_addr().unwrap())).collect();
-    drop(held);
-    let scene = scene(&listeners);
+        (0..60).map(|n| listener(&format!("l{n}"), format!("unix:{}", path(n).display()))).collect();
+    site.configure(&listeners);
+    let scene = Loaded::on(site);
     let limited = ["sh", "-c", "ulimit -n 50; exec \"$@\"", "sh"];
     scene.site.instance.spawn_by(&limited, "1", "").expect_exit(1, "limit on open files");
     scene.parent.wait_log("limit on open files");
