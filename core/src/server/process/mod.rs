@@ -77,6 +77,8 @@ pub(super) struct Process<'a> {
     link: Option<Link>,
     running: Option<Running>,
     successor: Option<Successor>,
+    /// A successor that was started here when the process with this id took over, of which nobody has been told yet.
+    replacement: Option<(Successor, u32)>,
     epoch: u32,
     /// What operators have changed.
     runtime: Runtime,
@@ -107,6 +109,7 @@ impl<'a> Process<'a> {
             link,
             running: None,
             successor: None,
+            replacement: None,
             epoch: 0,
             runtime: Runtime::new(surroundings.options.log_level),
             started: Instant::now(),
@@ -141,6 +144,7 @@ impl<'a> Process<'a> {
                 return code;
             }
         }
+        self.report_replacement(None);
         if let Some(successor) = self.successor.take() {
             successor.report(self.epoch, Err("the process that was to be replaced has ended"));
         }

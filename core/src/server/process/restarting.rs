@@ -49,15 +49,11 @@ impl Process<'_> {
                 if let Some(running) = &mut self.running {
                     running.stand_back();
                 }
-                if let Some(successor) = self.successor.take() {
-                    let other =
-                        format!("process {pid}, which was not started for this, has taken over first");
-                    let outcome = if successor.is(pid) { Ok(()) } else { Err(&*other) };
-                    successor.report(self.epoch.saturating_add(1), outcome);
-                }
+                self.replacement = self.successor.take().map(|successor| (successor, pid));
             }
             Todo::ResumeAccepting => {
                 tracing::warn!("this process serves again");
+                self.report_replacement(Some("it has failed right after it had taken over"));
                 self.course.resume();
                 if let Some(running) = &mut self.running {
                     running.resume(self.surroundings);
@@ -72,7 +68,10 @@ impl Process<'_> {
                     running.close_listeners();
                 }
             }
-            Todo::BeginDrain { drain, live } => self.begin_drain(drain, live),
+            Todo::BeginDrain { drain, live } => {
+                self.report_replacement(None);
+                self.begin_drain(drain, live);
+            }
             Todo::TakeParcels { worker, channel } => {
                 if let Some(running) = &self.running {
                     running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
@@ -189,6 +188,19 @@ impl Process<'_> {
                 notify::ready("serves on: a restart was refused");
             }
         }
+    }
+
+    /// Tells whoever has asked for the process that has taken over, once nobody is served by this one any more who comes
+    /// now; or why it has come to nothing.
+    pub(super) fn report_replacement(&mut self, failure: Option<&str>) {
+        let Some((successor, pid)) = self.replacement.take() else { return };
+        let other = format!("process {pid}, which was not started for this, has taken over first");
+        let outcome = match failure {
+            Some(why) => Err(why),
+            None if successor.is(pid) => Ok(()),
+            None => Err(&*other),
+        };
+        successor.report(self.epoch.saturating_add(1), outcome);
     }
 
     pub(super) fn on_successor_failed(&mut self, why: &str) {
