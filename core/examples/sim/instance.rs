@@ -12,6 +12,7 @@ use ouro_restart::{Identity, child};
 use ouro_shm::{Membership, Segment};
 
 use crate::process::{Preparing, Process};
+use crate::simulation::{note, violation};
 use crate::wires::{Side, Wires};
 
 /// Virtual time for which nobody may accept although a process has the CPU that has served: a successor that hangs is
@@ -554,12 +555,4 @@ impl Instance {
         }
         text
     }
-}
-
-fn note(text: impl FnOnce() -> String) {
-    sim::with(|world| world.note(text));
-}
-
-fn violation(text: String) {
-    sim::with(|world| world.violation(text));
 }

@@ -20,6 +20,7 @@ use ouro_shm::{Joining, Membership};
 
 use crate::instance::Instance;
 use crate::roles::Ends;
+use crate::simulation::note;
 use crate::wires::{Life, Load, Side};
 
 /// How often a process that drains looks how many connections are left.
@@ -345,7 +346,7 @@ impl Instance {
     /// An operator stops the process.
     pub fn stop(&mut self, n: usize) {
         let now = sim::with(|world| world.now());
-        sim::with(|world| world.note(|| format!("process {n} is stopped")));
+        note(|| format!("process {n} is stopped"));
         self.processes[n].course.stop();
         self.processes[n].offered.clear();
         let steps = self.processes[n].roles.stopping(now / 1000);

@@ -12,6 +12,7 @@ use ouro_restart::{Connection, Frame, listen_sockets_reply, state_reply, totals_
 
 use crate::instance::Instance;
 use crate::process::{Todo, address};
+use crate::simulation::note;
 use crate::wires::{Life, Load, Packet, Side, Wires};
 
 /// The ends of wires that a process has.
@@ -321,8 +322,4 @@ impl Instance {
     pub fn somebody_serves(&self) -> bool {
         self.living().any(|(_, process)| process.roles.serves() || process.roles.parent().is_none())
     }
-}
-
-fn note(text: impl FnOnce() -> String) {
-    sim::with(|world| world.note(text));
 }

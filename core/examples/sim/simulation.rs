@@ -45,6 +45,11 @@ pub fn connected(me: u32, end: &mut Option<EndId>, starts_at: u64, to: SocketAdd
     *end
 }
 
+/// A line of the trace, made only where there is one.
+pub fn note(text: impl FnOnce() -> String) {
+    sim::with(|world| world.note(text));
+}
+
 /// Something must not be so.
 pub fn violation(text: String) {
     sim::with(|world| world.violation(text));
@@ -198,7 +203,7 @@ impl Simulation {
                     if at / 10_000_000 > now / 10_000_000 {
                         for (n, process) in self.instance.living() {
                             let stats = process.running().map(Running::ring_stats);
-                            sim::with(|world| world.note(|| format!("time passes: {n} {stats:?}")));
+                            note(|| format!("time passes: {n} {stats:?}"));
                         }
                     }
                     sim::with(|world| world.advance_to(at));
