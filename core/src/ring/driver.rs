@@ -354,7 +354,7 @@ impl Driver {
             let entry = if let Some((start, len)) = only {
                 #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
                 opcode::Send::new(types::Fd(slot.fd), start, len as u32)
-                    .flags(libc::MSG_NOSIGNAL)
+                    .flags(slot.send_flags())
                     .build()
                     .user_data(Kind::Send.user_data(id))
             } else {
@@ -370,17 +370,8 @@ impl Driver {
             };
             self.in_flight += 1;
             self.push(&entry);
-        } else if slot.shutdown
-            && !(slot.sending || slot.frozen)
-            && slot.output.is_empty()
-            // What could not be sent must not look like all there was: such a connection ends with a reset.
-            && slot.send_error == 0
-            && slot.link == Link::Connected
-        {
-            slot.shutdown = false;
-            // Through the ring this would go to a kernel thread; done directly it is one cheap call, and a half-close is
-            // rare. An error means that the peer is gone, which the recv tells.
-            sys::shutdown_write(slot.fd);
+        } else {
+            slot.half_close();
         }
     }
 
@@ -537,7 +528,9 @@ impl Driver {
                 let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
                 self.links.consume(&mut slot.output, all);
                 let wake = slot.frozen || slot.has_drained();
-                if !slot.output.is_empty() || slot.shutdown {
+                // At once: the last bytes wait for the FIN, to leave with it.
+                slot.half_close();
+                if !slot.output.is_empty() {
                     self.touch(id);
                 }
                 if wake {

@@ -506,7 +506,7 @@ impl Socket {
     /// Sends FIN behind what is queued; receiving goes on.
     pub fn shutdown_write(&self) {
         let mut driver = self.ring.shared.driver.borrow_mut();
-        if let Some(slot) = driver.sockets.get_mut(self.id) {
+        if let Some(slot) = driver.sockets.get_mut(self.id).filter(|slot| !slot.has_ended) {
             slot.shutdown = true;
             driver.touch(self.id);
         }

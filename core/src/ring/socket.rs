@@ -11,6 +11,7 @@ use io_uring::{opcode, squeue, types};
 use super::kernel::BUFFER_GROUP;
 use super::queue::{Links, Queue};
 use super::schedule::TaskId;
+use super::sys;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::mutation::{Mutation, is_on};
@@ -101,6 +102,8 @@ pub(super) struct Slot {
     pub(super) eof: bool,
     /// A FIN of ours goes out behind the last byte of `output`.
     pub(super) shutdown: bool,
+    /// It has gone out, in this process.
+    pub(super) has_ended: bool,
     pub(super) closing: bool,
     /// Nothing is put in flight: the socket is about to be handed to another process.
     pub(super) frozen: bool,
@@ -140,6 +143,7 @@ impl Slot {
             vectors: None,
             eof: false,
             shutdown: false,
+            has_ended: false,
             closing: false,
             frozen: false,
             restored: false,
@@ -184,6 +188,28 @@ impl Slot {
             && !(self.closing || self.frozen)
             && self.send_error == 0
             && !self.output.is_empty()
+    }
+
+    /// Flags of a send that covers all of `output`. If a FIN is to follow, the kernel keeps what does not fill a segment
+    /// until then ([`Self::half_close`]): the last bytes and the FIN leave together.
+    pub(super) const fn send_flags(&self) -> i32 {
+        if self.shutdown { libc::MSG_NOSIGNAL | libc::MSG_MORE } else { libc::MSG_NOSIGNAL }
+    }
+
+    /// Sends the FIN that was asked for, if nothing is left to be sent before it.
+    pub(super) fn half_close(&mut self) {
+        if self.shutdown
+            && !self.sending
+            && self.output.is_empty()
+            // What could not be sent must not look like all there was: such a connection ends with a reset.
+            && self.send_error == 0
+            && self.link == Link::Connected
+        {
+            (self.shutdown, self.has_ended) = (false, true);
+            // Through the ring this would go to a kernel thread; done directly it is one cheap call for a connection. An
+            // error means that the peer is gone, which the recv tells.
+            sys::shutdown_write(self.fd);
+        }
     }
 
     /// Nothing is in flight, so the descriptor can be closed.
@@ -258,8 +284,11 @@ impl SendVectors {
         }
         self.header.msg_iov = self.vectors.as_mut_ptr();
         self.header.msg_iovlen = count;
+        let vectors = self.vectors.get(..count).unwrap_or_default();
+        let is_all = vectors.iter().map(|vector| vector.iov_len).sum::<usize>() == slot.output.bytes();
+        let flags = if is_all { slot.send_flags() } else { libc::MSG_NOSIGNAL };
         opcode::SendMsg::new(types::Fd(slot.fd), &raw const self.header)
-            .flags(libc::MSG_NOSIGNAL.cast_unsigned())
+            .flags(flags.cast_unsigned())
             .build()
             .user_data(Kind::Send.user_data(id))
     }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::*;
 use crate::base::clock::NEVER;
@@ -230,6 +230,69 @@ fn a_socket_that_starves_others_is_cut_off_for_good() {
         }
     })
     .unwrap();
+}
+
+/// Segments that have been sent on a connection (`tcpi_segs_out` of `struct tcp_info`, linux/tcp.h).
+fn segments_sent(stream: &TcpStream) -> u32 {
+    const OFFSET: usize = 136;
+    let mut info = [0_u8; 256];
+    let mut len = 256;
+    // SAFETY: the buffer has the length that is given, and the kernel writes no more than that.
+    let failed = unsafe {
+        let info = info.as_mut_ptr().cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut len)
+    };
+    assert!(failed == 0 && len as usize >= OFFSET + 4);
+    u32::from_ne_bytes(info[OFFSET..OFFSET + 4].try_into().unwrap())
+}
+
+#[test]
+fn the_last_bytes_and_the_end_leave_together() {
+    for pieces in [1, 3] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let same = accepted.try_clone().unwrap();
+        let ring = ring();
+        let inner = ring.clone();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            for _ in 0..pieces {
+                client.write_all(b"piece").unwrap();
+                client.read_exact(&mut [0]).unwrap();
+            }
+            client.read_to_end(&mut all).unwrap();
+            // Not before: its own end would be acknowledged.
+            (client, all)
+        });
+        ring.run(async move {
+            let socket = inner.adopt(accepted.into());
+            socket.attach(inner.current_task());
+            let mut chunks = Vec::new();
+            while chunks.len() < pieces {
+                let Some(mut chunk) = socket.receive() else {
+                    inner.wait(NEVER).await;
+                    continue;
+                };
+                socket.send(chunk.split_to(1));
+                chunks.push(chunk);
+            }
+            while socket.status().unsent > 0 {
+                socket.wake_when_unsent_below(Some(0));
+                inner.wait(NEVER).await;
+            }
+            let before = segments_sent(&same);
+            chunks.into_iter().for_each(|chunk| socket.send(chunk));
+            socket.shutdown_write();
+            while socket.status().unsent > 0 {
+                inner.wait(NEVER).await;
+            }
+            assert_eq!(segments_sent(&same) - before, 1, "{pieces} pieces");
+            let (_client, all) = reader.join().unwrap();
+            assert_eq!(all, b"iece".repeat(pieces));
+        })
+        .unwrap();
+    }
 }
 
 /// Nobody could do anything about the buffers that were held meanwhile.

@@ -314,6 +314,10 @@ impl Http1 {
                 return Some(Step::Done);
             }
             down.wake_when_unsent_below(Some(0));
+            if self.close != Close::Reset {
+                // The end leaves together with the last bytes.
+                down.shutdown_write();
+            }
             return Some(Step::Wait(expires));
         }
         match self.close {

@@ -20,6 +20,7 @@ impl Driver {
         if slot.closing {
             return;
         }
+        slot.half_close();
         slot.closing = true;
         slot.task = TaskId::NONE;
         self.links.clear(&mut slot.input);
