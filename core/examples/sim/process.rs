@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ouro::config::model::{Address, Endpoint, EndpointTarget, Listener};
 use ouro::ring::sim;
 use ouro::ring::{Capabilities, mailbox};
-use ouro::server::course::{Course, LAST_WORDS_MS, Left, Paused};
+use ouro::server::course::{Course, Dependents, LAST_WORDS_MS, Left, Paused};
 use ouro::server::roles::Roles;
 use ouro::upstream::KnownEndpoint;
 use ouro::worker::{self, Connections, Message, Report, Running, Worker};
@@ -130,6 +130,14 @@ impl Process {
 
     pub fn open(&self) -> u64 {
         self.worker.as_ref().map_or(0, |worker| worker.connections.open() as u64)
+    }
+
+    /// Connections of the process before still come, or may yet.
+    fn are_arriving(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| {
+            worker.connections.expect_arrivals(self.roles.expects_channels());
+            worker.connections.are_arriving()
+        })
     }
 
     /// Has its listening sockets, and nothing that speaks against going on to serve.
@@ -259,6 +267,7 @@ impl Instance {
                 let process = &mut self.processes[n];
                 let times = (drain.drain_ms, drain.parent_shutdown_ms);
                 let (open, channels) = (process.open(), usize::from(channel.is_some()));
+                process.are_arriving();
                 let over_ms = process.course.begin_drain(now / 1000, open, times, false, channels);
                 if let Some(channel) = channel {
                     process.tell(Message::HandOver(channel));
@@ -269,7 +278,11 @@ impl Instance {
                 process.look_at = Some(now + DRAIN_LOOK_US);
                 self.look(n, now);
             }
-            Todo::TakeParcels(channel) => process.tell(Message::TakeParcels(channel)),
+            Todo::TakeParcels(channel) => {
+                if let Some(worker) = &process.worker {
+                    process.tell(Message::TakeParcels(channel, worker.connections.arrival()));
+                }
+            }
             Todo::AttemptFailed => {
                 if !process.course.has_stood_back() {
                     process.tell(Message::Look);
@@ -328,7 +341,9 @@ impl Instance {
     fn look(&mut self, n: usize, now: u64) {
         let process = &mut self.processes[n];
         let left = process.open();
-        match process.course.look(now / 1000, left, process.roles.must_stay(|| false)) {
+        let others =
+            Dependents { must_stay: process.roles.must_stay(|| false), arriving: process.are_arriving() };
+        match process.course.look(now / 1000, left, others) {
             Left::Nothing => {}
             Left::Drained(moved) => self.down(n, parent::Event::Drained { moved }),
             Left::Failed => process.end_soon(now, LAST_WORDS_MS),

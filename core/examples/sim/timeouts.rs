@@ -201,7 +201,8 @@ fn judge(wait: &mut Wait) {
         }
         let (Some(from), Some(until)) = (wait.from, wait.until) else {
             let is_moved_pool = wait.kind == Kind::Pool && world.counts().contains_key("handover");
-            let has_hung = world.lost_us(end, 0, now) >= wait.timeout_us;
+            // What the network takes comes on top: the origin is connected after that.
+            let has_hung = world.lost_us(end, 0, now) + slack_us(&world.faults) >= wait.timeout_us;
             if has_hung || world.jumped(0, now).is_some() || world.may_have_drained(end) || is_moved_pool {
                 return; // something else was first
             }

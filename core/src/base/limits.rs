@@ -132,4 +132,7 @@ pub const PARCEL_BYTES: usize = 8 * 1024 * 1024;
 /// Pause before more is sent to a process that does not read fast enough.
 pub const PARCEL_RETRY_MS: u64 = 1;
 
+/// How often a worker that has handed over all that it has looks whether something still comes from the process before.
+pub const ARRIVALS_LOOK_MS: u64 = 50;
+
 const _: () = assert!(INLINE_BODY_BYTES <= HEAD_BUFFER_BYTES);

@@ -246,6 +246,7 @@ impl Driver {
             let check = Duration::from_millis(limits::STALLED_CHECK_MS);
             Some(timeout.map_or(check, |timeout| timeout.min(check)))
         };
+        let before = self.now;
         self.kernel.enter(timeout)?;
         self.stats.enters += 1;
         self.addresses.clear();
@@ -253,8 +254,13 @@ impl Driver {
         self.reap();
         self.schedule.fire(self.now);
         if !self.parked.is_empty() && self.now >= self.stalled_check {
-            self.stalled_check = self.now + limits::STALLED_CHECK_MS;
-            self.cut_off_stalled();
+            // While this process got no CPU nobody could get anything from it: that is nobody's fault.
+            if self.now - before >= limits::STALLED_MS {
+                self.stalled_check = self.now + limits::STALLED_MS;
+            } else {
+                self.stalled_check = self.now + limits::STALLED_CHECK_MS;
+                self.cut_off_stalled();
+            }
         }
         Ok(())
     }
@@ -367,6 +373,8 @@ impl Driver {
         } else if slot.shutdown
             && !(slot.sending || slot.frozen)
             && slot.output.is_empty()
+            // What could not be sent must not look like all there was: such a connection ends with a reset.
+            && slot.send_error == 0
             && slot.link == Link::Connected
         {
             slot.shutdown = false;

@@ -219,6 +219,39 @@ fn a_socket_that_starves_others_is_cut_off_for_good() {
         for (n, socket) in sockets.iter().enumerate() {
             assert_eq!(socket.status().unread, if cut.contains(&n) { 0 } else { 6 }, "socket {n}");
         }
+        // An end that is asked for now would say that nothing is missing.
+        sockets.iter().for_each(Socket::shutdown_write);
+        inner.wait(inner.now() + 1).await;
+        for (n, mut peer) in peers.iter().enumerate() {
+            peer.set_nonblocking(true).unwrap();
+            let seen = peer.read(&mut [0; 10]).map_err(|error| error.kind());
+            let expected = if cut.contains(&n) { Err(io::ErrorKind::WouldBlock) } else { Ok(0) };
+            assert_eq!(seen, expected, "socket {n}");
+        }
+    })
+    .unwrap();
+}
+
+/// Nobody could do anything about the buffers that were held meanwhile.
+#[test]
+fn who_gets_no_cpu_cuts_nobody_off_for_that() {
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let sockets: Vec<_> = (0..=limits::INITIAL_RECEIVE_BUFFERS)
+            .map(|_| {
+                let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+                peer.write_all(b"first").unwrap();
+                (peer, inner.adopt(ours.into()))
+            })
+            .collect();
+        while inner.stats().no_buffers == 0 {
+            inner.wait(inner.now() + 1).await;
+        }
+        std::thread::sleep(Duration::from_millis(limits::STALLED_MS + 1)); // what a stopped process does
+        inner.wait(inner.now() + 1).await;
+        assert_eq!(inner.stats().cut_off, 0);
+        drop(sockets);
     })
     .unwrap();
 }

@@ -14,6 +14,19 @@ pub const LAST_WORDS_MS: Millis = 1_000;
 /// How often a process looks into its queues itself while another one may get the kernel's word of connections.
 pub const QUEUE_LOOK_MS: Millis = 20;
 
+/// How long a process that was replaced waits for what still comes from the one before it, to hand it on. In that time all
+/// comes that can; who hangs for longer does not keep those who came after it.
+pub const ARRIVALS_MS: Millis = 10_000;
+
+/// Who depends on a process that has no connections any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dependents {
+    /// Counters would be lost if it ended.
+    pub must_stay: bool,
+    /// Connections of the process before it still come, or may.
+    pub arriving: bool,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
@@ -26,6 +39,8 @@ pub struct Course {
     draining: Option<Millis>,
     /// Over which time clients are told to come back elsewhere, once all has moved that can.
     farewell_ms: Option<Millis>,
+    /// Until when this process waits for connections of the one before it, once it has been replaced.
+    arrivals_until: Millis,
     /// Connections at the commit.
     at_commit: u64,
     /// When this process ends although connections are left, once it has been replaced.
@@ -188,6 +203,7 @@ impl Course {
         self.at_commit = connections;
         self.releasing = channels + if releases { self.alive } else { 0 };
         self.draining = Some(now);
+        self.arrivals_until = now.saturating_add(ARRIVALS_MS);
         self.shutdown_at = Some(now.saturating_add(shutdown_ms));
         if channels == self.alive {
             self.farewell_ms = Some(drain_ms);
@@ -197,9 +213,10 @@ impl Course {
         }
     }
 
-    /// So many connections are left; `must_stay`: others still depend on this process.
-    pub const fn look(&mut self, now: Millis, left: u64, must_stay: bool) -> Left {
+    /// So many connections are left, and these depend on this process.
+    pub const fn look(&mut self, now: Millis, left: u64, others: Dependents) -> Left {
         let Some(reported) = self.draining else { return Left::Nothing };
+        let must_stay = others.must_stay || (others.arriving && now < self.arrivals_until);
         if left == 0 && self.releasing == 0 && (self.failing || !must_stay) {
             self.draining = None;
             return if self.failing { Left::Failed } else { Left::Drained(self.at_commit) };
@@ -237,6 +254,9 @@ impl Course {
 mod tests {
     use super::*;
 
+    const NOBODY: Dependents = Dependents { must_stay: false, arriving: false };
+    const COUNTERS: Dependents = Dependents { must_stay: true, arriving: false };
+
     fn course() -> Course {
         let mut course = Course::default();
         course.begin(2);
@@ -259,14 +279,29 @@ mod tests {
     fn what_stays_is_told_to_leave_a_second_later() {
         let mut course = course();
         assert_eq!(course.begin_drain(100, 7, (500, 9_000), true, 2), None);
-        assert_eq!(course.look(101, 7, false), Left::Nothing);
-        assert_eq!(course.look(1_100, 3, false), Left::Report(Some(500)));
-        assert_eq!(course.look(2_100, 3, false), Left::Report(None));
+        assert_eq!(course.look(101, 7, NOBODY), Left::Nothing);
+        assert_eq!(course.look(1_100, 3, NOBODY), Left::Report(Some(500)));
+        assert_eq!(course.look(2_100, 3, NOBODY), Left::Report(None));
         (0..4).for_each(|_| course.released());
-        assert_eq!(course.look(2_101, 0, true), Left::Nothing);
-        assert_eq!(course.look(2_101, 0, false), Left::Drained(7));
+        assert_eq!(course.look(2_101, 0, COUNTERS), Left::Nothing);
+        assert_eq!(course.look(2_101, 0, NOBODY), Left::Drained(7));
         assert_eq!(course.exit(2_200, 0, 5_000), Exit { timeout_ms: 5_000, stops_elder: false });
         assert_eq!(course.exit(9_000, 1, 5_000), Exit { timeout_ms: LAST_WORDS_MS, stops_elder: true });
+    }
+
+    #[test]
+    fn what_still_comes_is_waited_for_but_not_for_ever() {
+        let arriving = Dependents { arriving: true, ..NOBODY };
+        for gone_at in [200, ARRIVALS_MS] {
+            let mut course = course();
+            course.begin_drain(100, 0, (500, 900_000), false, 2);
+            (0..2).for_each(|_| course.released());
+            assert_eq!(course.look(199, 0, arriving), Left::Nothing);
+            assert_eq!(course.look(gone_at, 0, NOBODY), Left::Drained(0));
+        }
+        let mut course = course();
+        course.begin_drain(100, 0, (500, 900_000), false, 0);
+        assert_eq!(course.look(101 + ARRIVALS_MS, 0, arriving), Left::Drained(0));
     }
 
     #[test]
@@ -277,7 +312,7 @@ mod tests {
         assert!(course.has_stood_back() && !course.serves());
         course.resume();
         assert!(course.serves() && !course.has_stood_back());
-        assert_eq!(course.look(10_000, 0, false), Left::Nothing);
+        assert_eq!(course.look(10_000, 0, NOBODY), Left::Nothing);
     }
 
     #[test]
@@ -301,7 +336,7 @@ mod tests {
         let mut course = course();
         course.fail();
         assert_eq!((course.paused(5), course.paused(6)), (Paused::Nothing, Paused::Failed));
-        assert_eq!(course.look(7, 1, true), Left::Nothing);
-        assert_eq!(course.look(8, 0, true), Left::Failed);
+        assert_eq!(course.look(7, 1, COUNTERS), Left::Nothing);
+        assert_eq!(course.look(8, 0, COUNTERS), Left::Failed);
     }
 }

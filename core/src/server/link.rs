@@ -136,6 +136,11 @@ impl Link {
         self.roles.must_stay(|| self.segment.as_ref().is_some_and(others))
     }
 
+    /// Whether the process before may yet open channels on which its connections come.
+    pub(super) fn expects_channels(&self) -> bool {
+        self.roles.expects_channels()
+    }
+
     /// Whether somebody answers at the restart socket, or may yet.
     pub(super) fn is_answered(&self) -> bool {
         !matches!(self.connect(), Err((child::ConnectFailure::Nobody, _)))

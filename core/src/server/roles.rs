@@ -42,6 +42,8 @@ pub struct Roles<P> {
     is_linked: bool,
     /// The process before has hung up, and nobody else can serve once it has ended.
     awaits_end: bool,
+    /// The process before has opened channels on which its connections come.
+    has_channels: bool,
     /// This process has bound the restart socket, and not got it from another one.
     has_bound: bool,
     /// Connections at the restart socket are this process's to accept.
@@ -66,6 +68,7 @@ impl<P: Other> Roles<P> {
             parent: None,
             is_linked: false,
             awaits_end: false,
+            has_channels: false,
             has_bound: false,
             serves: false,
             epoch: 0,
@@ -132,6 +135,12 @@ impl<P: Other> Roles<P> {
     /// process before, which come to it, or those that go through its segment to the next process, which `others` count in.
     pub fn must_stay(&self, others: impl FnOnce() -> bool) -> bool {
         self.child.holds_totals() || (self.was_asked_for_totals && others())
+    }
+
+    /// Whether the process before may yet open channels on which its connections come.
+    #[must_use]
+    pub fn expects_channels(&self) -> bool {
+        self.child.expects_parcels() && !self.has_channels
     }
 
     /// Whether the kernel may tell another process of connections, and not us: one that hangs, or one that has died.
@@ -283,6 +292,7 @@ impl<P: Other> Roles<P> {
         match news {
             // The roles know nothing of channels.
             News::Frame(Frame { message: Message::ParcelChannel(open), .. }, _) => {
+                self.has_channels = true;
                 vec![Step::TakeChannel { worker: open.worker }]
             }
             News::Frame(frame, fds) => self.up(now, child::Event::Frame { frame, fds }),

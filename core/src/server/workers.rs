@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use ouro_restart::Connection;
 use tokio::sync::mpsc;
 
 use super::counting::Counting;
@@ -109,6 +110,17 @@ impl Workers {
     /// Downstream connections that are open.
     pub(super) fn connections(&self) -> usize {
         self.connections.open()
+    }
+
+    /// Whether connections of the process before still come, or may yet. `expected`: channels for them may yet come.
+    pub(super) fn are_arriving(&self, expected: bool) -> bool {
+        self.connections.expect_arrivals(expected);
+        self.connections.are_arriving()
+    }
+
+    /// Has one of the workers take connections of the process before on this channel.
+    pub(super) fn take_parcels(&self, worker: usize, channel: Box<Connection>) {
+        self.tell_one(worker, Message::TakeParcels(channel, self.connections.arrival()));
     }
 
     /// Sends one of the workers a message; numbers beyond the last go round.

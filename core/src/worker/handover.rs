@@ -25,6 +25,7 @@ use crate::proxy::{Session, Step};
 use crate::ring::{Link, Ring, Socket};
 use crate::stats::HandoverScope;
 
+use self::send::Staying;
 pub(super) use self::send::{Mover, send_parcels};
 pub(super) use self::take::{Door, take_parcels};
 
@@ -85,7 +86,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
     #[cfg(feature = "sim")]
     super::probe::arrives(session);
     // The attempt that has left the session here.
-    let mut refused_by = None;
+    let mut staying: Option<Staying> = None;
     // Set while the session waits for its turn to go; made when it first has to.
     let mut queued = None;
     loop {
@@ -98,7 +99,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
         let mover = shared.mover.borrow().clone();
         if let Some(mover) = mover
             && mover.is_open()
-            && refused_by != Some(mover.number)
+            && staying.as_ref().is_none_or(|staying| !staying.is_by(&mover))
             && mover.enter(ring.current_task(), queued.get_or_insert_default(), &ring)
         {
             #[cfg(feature = "sim")]
@@ -121,7 +122,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
                 super::probe::arrives(session);
                 super::probe::stays(session);
             }
-            refused_by = Some(mover.number);
+            staying = Some(Staying::new(mover));
             // Something may have happened meanwhile.
             continue;
         }

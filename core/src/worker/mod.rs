@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ouro_shm::{Block, Membership, Stripe};
 
@@ -47,7 +47,7 @@ pub enum Message {
     /// idle ones to origins are gone.
     HandOver(Box<ouro_restart::Connection>),
     /// Take connections from the process before on this channel.
-    TakeParcels(Box<ouro_restart::Connection>),
+    TakeParcels(Box<ouro_restart::Connection>, Arrival),
     /// Accept what waits in the queues now. The kernel wakes one of those who accept from a queue; a process that has
     /// accepted from the same ones, and is gone, may have been that one.
     Look,
@@ -83,19 +83,56 @@ pub enum Report {
 pub struct Connections {
     process: Arc<AtomicUsize>,
     listeners: Vec<Arc<AtomicUsize>>,
+    /// Channels on which connections come from the process before.
+    arrivals: Arc<AtomicUsize>,
+    /// Such channels may yet come.
+    expected: AtomicBool,
+}
+
+/// A channel on which connections come from the process before, as long as they do.
+#[derive(Debug)]
+pub struct Arrival(Arc<AtomicUsize>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connections {
     /// Nothing is open yet.
     #[must_use]
     pub fn new(listeners: usize) -> Self {
-        Self { process: Arc::default(), listeners: (0..listeners).map(|_| Arc::default()).collect() }
+        Self {
+            process: Arc::default(),
+            listeners: (0..listeners).map(|_| Arc::default()).collect(),
+            arrivals: Arc::default(),
+            expected: AtomicBool::new(false),
+        }
     }
 
     /// Connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.process.load(Ordering::Relaxed)
+    }
+
+    /// A channel has come on which connections will.
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        Arrival(Arc::clone(&self.arrivals))
+    }
+
+    /// Whether such channels may yet come.
+    pub fn expect_arrivals(&self, expected: bool) {
+        self.expected.store(expected, Ordering::Relaxed);
+    }
+
+    /// Whether connections of the process before still come, or may yet.
+    #[must_use]
+    pub fn are_arriving(&self) -> bool {
+        self.expected.load(Ordering::Relaxed) || self.arrivals.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -189,7 +226,7 @@ impl Worker {
             released: RefCell::default(),
             report: Box::new(report),
             mover: RefCell::default(),
-            attempts: Cell::new(0),
+            connections: Arc::clone(&self.connections),
             doors: RefCell::default(),
             stats: counted.clone(),
             handovers: entities.handover.map_or_else(Block::detached, |id| stripe.block(id)),
@@ -320,8 +357,8 @@ struct Shared {
     report: Box<dyn Fn(Report)>,
     /// Hands sessions to the next process.
     mover: RefCell<Option<Rc<Mover>>>,
-    /// How often that was begun.
-    attempts: Cell<u64>,
+    /// Shared with the other workers.
+    connections: Arc<Connections>,
     /// For connections that come from the process before.
     doors: RefCell<Vec<Door>>,
     stats: Block<WorkerScope>,
@@ -394,6 +431,9 @@ impl Shared {
         for task in self.blocked.borrow_mut().drain(..) {
             self.context.ring.wake(task);
         }
+        if let Some(mover) = &*self.mover.borrow() {
+            mover.look(&self.context.ring);
+        }
         if self.context.draining.get() && self.open.get() == 0 {
             self.context.ring.wake(self.root.get());
         }
@@ -443,13 +483,12 @@ async fn serve(shared: Rc<Shared>, listeners: Vec<Acceptance>, mailbox: mailbox:
                     shared.released_one();
                 }
                 Message::HandOver(channel) => {
-                    let number = shared.attempts.replace(shared.attempts.get() + 1);
-                    let mover = Mover::new(number, shared.handovers.clone());
+                    let mover = Mover::new(shared.handovers.clone());
                     *shared.mover.borrow_mut() = Some(Rc::clone(&mover));
                     ring.spawn(send_parcels(Rc::clone(&shared), mover, *channel));
                 }
-                Message::TakeParcels(channel) => {
-                    ring.spawn(take_parcels(Rc::clone(&shared), *channel));
+                Message::TakeParcels(channel, arrival) => {
+                    ring.spawn(take_parcels(Rc::clone(&shared), *channel, arrival));
                 }
                 Message::Farewell(over) => shared.context.farewell.set(match over {
                     None => Farewell::None,

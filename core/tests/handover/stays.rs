@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use ouro_restart::Frame;
 use ouro_restart::message::{ParcelReply, REFUSED_KIND, REFUSED_SIZE, RefusedParcel};
+use ouro_restart::transport::TransportError;
+use ouro_restart::{Connection, Frame};
 
 use crate::chain::{Chain, End, Origin};
 use crate::failures::{chain, committed, pairs, parcel, work};
@@ -110,6 +111,28 @@ fn what_is_refused_is_counted_by_its_reason() {
     for (client, _) in &all {
         chain.newest.wait_log(&format!("client=\"{}\"", client.local()));
     }
+    work(&mut all);
+}
+
+/// The other process need not wait for anything more.
+#[test]
+fn the_channel_is_closed_when_all_that_is_left_stays() {
+    let (chain, _origin, mut all) = chain(3);
+    let (_peer, mut channel) = committed(&chain);
+    let ids = [(); 3].map(|()| parcel(&mut channel).0);
+    let refuse = |channel: &mut Connection, ids: &[u64]| {
+        let refused = |id: &u64| RefusedParcel { id: *id, reason: "no".into(), code: 0 };
+        let reply = ParcelReply { accepted: Vec::new(), refused: ids.iter().map(refused).collect() };
+        channel.send(&Frame::new(0, reply), &[]).unwrap();
+    };
+    refuse(&mut channel, &ids[..2]);
+    expect(chain.instance.base_id(), &[("server.handover.cx_stayed", 2)]);
+    assert!(channel.receive().unwrap().is_none());
+    refuse(&mut channel, &ids[2..]);
+    eventually("the channel is closed", || {
+        let _ = channel.wait(100);
+        matches!(channel.receive(), Err(TransportError::Gone))
+    });
     work(&mut all);
 }
 

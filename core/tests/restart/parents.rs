@@ -1,17 +1,18 @@
 //! Parents that die, hang or talk nonsense at every step, played by the test towards a real child.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ouro_restart::message::{
-    Abort, DrainListenersReply, Error, HelloReply, ListenSocket, ListenSocketsReply, Message, Refusal,
-    StateReply,
+    Abort, CAPABILITY_PARCELS, ConnectionParcel, DrainListenersReply, Error, HelloReply, ListenSocket,
+    ListenSocketsReply, Message, ParcelChannel, Refusal, StateReply,
 };
+use ouro_restart::{Connection, Frame};
 
 use crate::fake::{FakeParent, Peer, listen_as_proxy};
 use crate::instance::{Instance, Process, READY};
 use crate::load::{Echo, HttpClient, Seen};
-use crate::support::{Client, Config, free_address};
+use crate::support::{Client, Config, eventually, free_address};
 
 /// What the child asks for, in this order.
 const STEPS: [&str; 5] = ["Hello", "ListenSockets", "State", "DrainListeners", "State"];
@@ -161,6 +162,48 @@ fn a_parent_that_does_not_fit_is_named() {
     }
 }
 
+/// Connections of a process that are on their way go through the next one, although that has been replaced already. Whatever
+/// stays in the first does not keep it.
+#[test]
+fn what_still_comes_from_the_process_before_is_waited_for() {
+    let scene = Scene::new();
+    let parent = FakeParent::new(&scene.instance);
+    let child = scene.instance.spawn("auto", "--handover live");
+    let mut peer = parent.accept();
+    let id = peer.expect("Hello").frame.request_id;
+    let mut reply = FakeParent::reply(&scene.instance);
+    reply.capabilities.push(CAPABILITY_PARCELS.into());
+    peer.send(id, reply);
+    STEPS[1..].iter().for_each(|step| scene.answer(&parent, &mut peer, step));
+    child.wait_log(READY);
+    let next = scene.instance.spawn("auto", "--handover live --log-level debug");
+    peer.expect("Superseded");
+    // It says so as long as it waits.
+    next.wait_log("the old process has 0 connections");
+    let (mut ours, theirs) = Connection::pair().unwrap();
+    peer.connection.send(&Frame::new(0, ParcelChannel { worker: 0 }), &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    // It is there to say that it does not know this one.
+    let parcel = ConnectionParcel { id: 1, kind: "other".into(), ..ConnectionParcel::default() };
+    ours.send(&Frame::new(0, parcel), &[]).unwrap();
+    let mut refused = 0;
+    eventually("the parcel is answered", || {
+        let _ = ours.wait(100);
+        if let Some(received) = ours.receive().unwrap()
+            && let Message::ParcelReply(reply) = received.frame.message
+        {
+            refused = reply.refused.len();
+        }
+        refused == 1
+    });
+    assert!(!child.log().contains("has been replaced and ends"), "{}", child.log());
+    let closed = Instant::now();
+    drop(ours);
+    child.expect_exit(0, "has been replaced and ends");
+    assert!(closed.elapsed() < Duration::from_secs(5), "it waits for what does not come");
+    next.stop();
+}
+
 /// Of the same protocol, with everything else that a later version may bring.
 #[test]
 fn a_parent_of_a_later_version_is_taken_over() {
@@ -282,7 +325,7 @@ impl FakeParent {
     /// The connection that comes next; `None` where the child ends without asking again.
     fn accept_after(&self, child: &Process) -> Option<Peer> {
         let mut found = None;
-        crate::support::eventually("the child asks again or ends", || {
+        eventually("the child asks again or ends", || {
             found = self.listener().accept().unwrap();
             found.is_some() || !child.is_running()
         });

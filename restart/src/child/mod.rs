@@ -122,6 +122,21 @@ impl Child {
         self.linked && self.wants_totals()
     }
 
+    /// Whether the parent still has connections that it may hand over. A process that is replaced itself should not end
+    /// before they have come, and gone on to the next one.
+    #[must_use]
+    pub fn expects_parcels(&self) -> bool {
+        let not_done = match self.phase {
+            Phase::LastState { .. } => !self.parent_is_done,
+            // One that hangs may never go on.
+            Phase::Serving(serving) => {
+                !(serving.presumed || serving.told_to_end || serving.last_totals.is_some())
+            }
+            _ => false,
+        };
+        self.options.live && self.linked && not_done && self.may_get_parcels()
+    }
+
     /// Whether this process serves without the word of its parent, which hangs and may still be told of connections.
     #[must_use]
     pub fn is_without_answer(&self) -> bool {

@@ -5,7 +5,7 @@ use ouro_restart::parent::PeerId;
 use tokio::time::Instant;
 
 use super::{ANSWERED_LOOK, AROUND_LOOK, Process};
-use crate::server::course::{LAST_WORDS_MS, Left};
+use crate::server::course::{Dependents, LAST_WORDS_MS, Left};
 use crate::server::link::Link;
 use crate::server::{DONE, after, notify};
 use crate::worker::Message;
@@ -16,6 +16,8 @@ impl Process<'_> {
         let now = self.now();
         let (Some(running), Some(link)) = (&self.running, &mut self.link) else { return };
         let connections = running.workers.connections() as u64;
+        // Workers look at this when they have handed over what they have.
+        running.workers.are_arriving(link.expects_channels());
         let releases = !drain.released.is_empty();
         link.withdraw(&drain.released);
         running.release(drain.released);
@@ -54,7 +56,9 @@ impl Process<'_> {
     pub(super) fn look(&mut self) {
         let (now, left) = (self.now(), self.connections());
         let Some(link) = &mut self.link else { return };
-        match self.course.look(now, left, link.must_stay()) {
+        let workers = self.running.as_ref().map(|running| &running.workers);
+        let arriving = workers.is_some_and(|workers| workers.are_arriving(link.expects_channels()));
+        match self.course.look(now, left, Dependents { must_stay: link.must_stay(), arriving }) {
             Left::Nothing => {}
             Left::Drained(moved) => link.drained(moved),
             Left::Failed => self.end_soon(LAST_WORDS_MS),

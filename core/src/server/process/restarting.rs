@@ -74,7 +74,7 @@ impl Process<'_> {
             }
             Todo::TakeParcels { worker, channel } => {
                 if let Some(running) = &self.running {
-                    running.workers.tell_one(worker as usize, Message::TakeParcels(channel));
+                    running.workers.take_parcels(worker as usize, channel);
                 }
             }
             Todo::AttemptFailed { pid, why } => {

@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ouro_restart::message::{ParcelChannel, Ping, RestartRequest};
+use ouro_restart::message::{CAPABILITY_PARCELS, ParcelChannel, Ping, RestartRequest};
 use ouro_restart::{listen_sockets_reply, state_reply};
 
 use super::*;
@@ -49,15 +49,18 @@ impl Ears for Heard {
 }
 
 fn roles(epoch: Option<u32>) -> Roles<Life> {
-    let options = child::Options {
+    Roles::new(Identity::new("test", 1, 0), options(epoch, false))
+}
+
+fn options(epoch: Option<u32>, live: bool) -> child::Options {
+    child::Options {
         epoch,
         cold_without_parent: false,
         totals: true,
-        live: false,
+        live,
         drain_ms: 0,
         parent_shutdown_ms: 60_000,
-    };
-    Roles::new(Identity::new("test", 1, 0), options)
+    }
 }
 
 fn names(steps: &[Step]) -> Vec<String> {
@@ -88,7 +91,11 @@ struct Pair {
 impl Pair {
     /// The child has just connected.
     fn new(parent: Roles<Life>) -> Self {
-        let mut pair = Self { parent, child: roles(None), now: 100 };
+        Self::of(parent, roles(None))
+    }
+
+    fn of(parent: Roles<Life>, child: Roles<Life>) -> Self {
+        let mut pair = Self { parent, child, now: 100 };
         assert_eq!(names(&pair.child.up(pair.now, child::Event::Start)), ["Connect"]);
         let mut ears = Heard { newcomer: Some(1), ..Heard::default() };
         assert_eq!(names(&pair.parent.hear(pair.now, &mut ears).unwrap()), [""; 0]);
@@ -323,6 +330,30 @@ fn who_was_asked_for_totals_stays_as_long_as_others_count_with_it() {
     let mut ears = Heard { below: [(1, News::Frame(totals, 0))].into(), ..Heard::default() };
     assert_eq!(names(&pair.parent.hear(200, &mut ears).unwrap()), ["SendPart"]);
     assert!(pair.parent.must_stay(|| true) && !pair.parent.must_stay(|| false));
+}
+
+#[test]
+fn channels_are_expected_until_they_come_or_the_process_before_is_done() {
+    for is_done in [false, true] {
+        let mut parent = serving();
+        parent.identity.capabilities.push(CAPABILITY_PARCELS.into());
+        parent.parent = Some(Parent::new(parent.identity.clone(), 0, Deadlines::default()));
+        let child = Roles::new(parent.identity.clone(), options(None, true));
+        let mut pair = Pair::of(parent, child);
+        pair.commit();
+        assert!(!pair.child.expects_channels());
+        pair.take_over();
+        assert!(pair.child.expects_channels());
+        if is_done {
+            let steps = pair.parent.down(200, parent::Event::Drained { moved: 0 });
+            assert_eq!(pair.talk(steps), ["CloseBelow", "Exit", "CloseAbove"]);
+        } else {
+            let channel = News::Frame(Frame::new(0, ParcelChannel { worker: 0 }), 1);
+            let mut ears = Heard { above: [channel].into(), ..Heard::default() };
+            assert!(matches!(pair.child.hear(200, &mut ears).unwrap()[..], [Step::TakeChannel { .. }]));
+        }
+        assert!(!pair.child.expects_channels());
+    }
 }
 
 #[test]

@@ -26,8 +26,6 @@ const LOGGED_STAYS: usize = 64;
 
 /// The sending side of one worker.
 pub(in crate::worker) struct Mover {
-    /// Tells one attempt from the next.
-    pub(super) number: u64,
     open: Cell<bool>,
     /// The other process has failed, whether it knows that or not: nothing more goes there.
     given_up: Cell<bool>,
@@ -42,8 +40,11 @@ pub(in crate::worker) struct Mover {
     begun: Cell<(Millis, usize)>,
     /// Tasks whose sessions wait for their turn, served as ever meanwhile.
     turns: RefCell<VecDeque<(TaskId, Rc<Cell<bool>>)>>,
-    /// Connections that stay, as far as they are known.
+    /// Connections that stay, as far as they are known; those of them that have not ended.
     stayed: Cell<usize>,
+    staying: Cell<usize>,
+    /// No idle connection to an origin is left.
+    idle_moved: Cell<bool>,
     stats: Block<HandoverScope>,
 }
 
@@ -62,9 +63,8 @@ struct Outgoing {
 }
 
 impl Mover {
-    pub(in crate::worker) fn new(number: u64, stats: Block<HandoverScope>) -> Rc<Self> {
+    pub(in crate::worker) fn new(stats: Block<HandoverScope>) -> Rc<Self> {
         Rc::new(Self {
-            number,
             open: Cell::new(true),
             given_up: Cell::new(false),
             task: Cell::new(TaskId::NONE),
@@ -75,6 +75,8 @@ impl Mover {
             begun: Cell::default(),
             turns: RefCell::default(),
             stayed: Cell::new(0),
+            staying: Cell::new(0),
+            idle_moved: Cell::new(false),
             stats,
         })
     }
@@ -121,6 +123,19 @@ impl Mover {
     pub(super) fn leave(&self, ring: &Ring) {
         self.moving.set(self.moving.get() - 1);
         self.wake_next(ring);
+        self.look(ring);
+    }
+
+    /// Looks whether anything is left to move.
+    pub(in crate::worker) fn look(&self, ring: &Ring) {
+        if self.idle_moved.get() {
+            ring.wake(self.task.get());
+        }
+    }
+
+    /// Whether all of so many connections that are open stay, and nothing else has to go.
+    fn has_moved_all(&self, open: usize) -> bool {
+        self.idle_moved.get() && !self.is_moving() && self.staying.get() == open
     }
 
     /// The session of this client stays.
@@ -261,8 +276,18 @@ pub(in crate::worker) async fn send_parcels(
             return;
         }
         mover.wake_next(&ring);
+        let has_moved_all = mover.has_moved_all(shared.open.get());
+        if has_moved_all && !shared.connections.are_arriving() {
+            // The other process waits for what comes, and may be replaced itself.
+            tracing::debug!("nothing is left to hand over");
+            return mover.close(&ring);
+        }
         let is_busy = connection.has_output() || !mover.turns.borrow().is_empty();
-        let until = if is_busy { ring.now() + limits::PARCEL_RETRY_MS } else { NEVER };
+        let until = match (is_busy, has_moved_all) {
+            (true, _) => ring.now() + limits::PARCEL_RETRY_MS,
+            (false, true) => ring.now() + limits::ARRIVALS_LOOK_MS,
+            (false, false) => NEVER,
+        };
         ring.wait(until).await;
     }
 }
@@ -300,6 +325,29 @@ async fn move_idle(shared: Rc<Shared>, mover: Rc<Mover>) {
         }
     }
     (shared.report)(Report::PoolsMoved);
+    mover.idle_moved.set(true);
+    mover.look(&ring);
+}
+
+/// A session that stays where it is, for as long as it does.
+pub(super) struct Staying(Rc<Mover>);
+
+impl Staying {
+    pub(super) fn new(mover: Rc<Mover>) -> Self {
+        mover.staying.set(mover.staying.get() + 1);
+        Self(mover)
+    }
+
+    /// Whether it is this one that has left the session here.
+    pub(super) fn is_by(&self, mover: &Rc<Mover>) -> bool {
+        Rc::ptr_eq(&self.0, mover)
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        self.0.staying.set(self.0.staying.get() - 1);
+    }
 }
 
 fn take_answers(connection: &mut Connection, mover: &Mover, ring: &Ring) -> Result<usize, String> {

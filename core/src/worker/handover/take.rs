@@ -20,8 +20,8 @@ use crate::proxy::tcp::Tcp;
 use crate::proxy::{Gate, IdleParcel, Session, SessionParcel};
 use crate::ring::Socket;
 use crate::stats::HandoverScope;
-use crate::worker::Shared;
 use crate::worker::accept::Service;
+use crate::worker::{Arrival, Shared};
 
 /// What a connection of a listener needs, whoever has accepted it.
 pub(in crate::worker) struct Door {
@@ -75,7 +75,11 @@ impl Parcels {
 }
 
 /// Takes parcels until the other process hangs up.
-pub(in crate::worker) async fn take_parcels(shared: Rc<Shared>, mut connection: Connection) {
+pub(in crate::worker) async fn take_parcels(
+    shared: Rc<Shared>,
+    mut connection: Connection,
+    _arrival: Arrival,
+) {
     let ring = shared.context.ring.clone();
     let _watch = ring.watch(connection.as_fd().as_raw_fd(), ring.current_task());
     let mut parcels = Parcels::default();
