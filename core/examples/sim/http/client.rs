@@ -373,7 +373,13 @@ impl Client {
         let is_stale = served_by.iter().any(|conn| self.book.borrow().unannounced.contains(conn));
         // Its time was up when a process got the CPU again.
         let lost_us = sim::with(|world| world.lost_us(end, self.connected_at, world.now()));
-        let is_late = matches!(status, 408 | 504) && lost_us >= HANG_US;
+        let has_hung = lost_us >= HANG_US;
+        let is_late = matches!(status, 408 | 504) && has_hung;
+        // The time of one connect was up then, and the other one failed.
+        if status == 502 && has_hung && failed > self.explained.0 {
+            self.explained.0 += 1;
+            return true;
+        }
         (status == 502 && is_stale) || is_late || self.is_lost(end)
     }
 
