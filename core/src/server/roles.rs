@@ -27,6 +27,10 @@ pub const RESTART: &str = "restart";
 /// milliseconds, and has been seen to take 1.5 s on a busy machine.
 pub const AFTER_A_DEATH_MS: Millis = 15_000;
 
+/// How long a process looks for connections if one may hang with the sockets that only the process before knows: its end
+/// will not be seen. Looking costs little, and whoever has hung for so long has hardly a client that waits for it.
+pub const WHILE_ONE_HANGS_MS: Millis = 600_000;
+
 /// See the module. `P` is how the caller knows other processes.
 #[derive(Debug)]
 pub struct Roles<P> {
@@ -50,8 +54,8 @@ pub struct Roles<P> {
     was_asked_for_totals: bool,
     /// Processes with our listening sockets to whom we do not speak any more, and whether they may accept.
     strangers: Vec<(P, bool)>,
-    /// Until when the ring of a dead process may hear of connections.
-    ring_of_the_dead_until: Millis,
+    /// Until when somebody may hear of connections who is dead, or is not known here.
+    unheard_until: Millis,
 }
 
 impl<P: Other> Roles<P> {
@@ -71,7 +75,7 @@ impl<P: Other> Roles<P> {
             sharing: BTreeSet::new(),
             was_asked_for_totals: false,
             strangers: Vec::new(),
-            ring_of_the_dead_until: 0,
+            unheard_until: 0,
         }
     }
 
@@ -150,8 +154,18 @@ impl<P: Other> Roles<P> {
         if died {
             self.somebody_died(now);
         }
-        let is_unheard = now < self.ring_of_the_dead_until.max(self.child.unheard_until());
-        is_unheard || !self.strangers.is_empty() || self.child.is_without_answer()
+        now < self.unheard_until.max(self.child.unheard_until())
+            || !self.strangers.is_empty()
+            || self.child.is_without_answer()
+    }
+
+    /// Until when the next process, which knows nobody of those that this one knows, has to expect the same.
+    fn next_is_unheard_until(&mut self, now: Millis) -> Millis {
+        self.may_be_unheard(now);
+        let hangs =
+            self.strangers.iter().any(|(_, may_accept)| *may_accept) || self.child.is_without_answer();
+        let while_one_hangs = if hangs { now.saturating_add(WHILE_ONE_HANGS_MS) } else { 0 };
+        self.unheard_until.max(self.child.unheard_until()).max(while_one_hangs)
     }
 
     /// This process (none if it cannot be known) has our listening sockets, and from here on nobody will hear from it.
@@ -163,8 +177,17 @@ impl<P: Other> Roles<P> {
         }
     }
 
-    const fn somebody_died(&mut self, now: Millis) {
-        self.ring_of_the_dead_until = now.saturating_add(AFTER_A_DEATH_MS);
+    fn somebody_died(&mut self, now: Millis) {
+        self.look_for(now, AFTER_A_DEATH_MS);
+    }
+
+    /// The process before will not say any more whether somebody else hangs with the sockets.
+    fn has_not_been_told(&mut self, now: Millis) {
+        self.look_for(now, WHILE_ONE_HANGS_MS);
+    }
+
+    fn look_for(&mut self, now: Millis, for_ms: Millis) {
+        self.unheard_until = self.unheard_until.max(now.saturating_add(for_ms));
     }
 
     /// When to ask [`Roles::timer`].
@@ -236,6 +259,9 @@ impl<P: Other> Roles<P> {
 
     /// The connection to the process before is lost, which was this one.
     pub fn lost_above(&mut self, now: Millis, process: Option<P>, why: String) -> Vec<Step> {
+        if self.parent.is_none() || self.child.is_without_answer() {
+            self.has_not_been_told(now);
+        }
         (self.is_linked, self.awaits_end) = (false, self.parent.is_none());
         self.estrange(now, process, true);
         self.up(now, child::Event::ParentGone { why })
@@ -314,7 +340,11 @@ impl<P: Other> Roles<P> {
                 child::Action::Send(frame) => Step::SendAbove(frame),
                 child::Action::Close => {
                     self.is_linked = false;
-                    Step::CloseAbove { may_accept: self.child.is_without_answer() }
+                    let may_accept = self.child.is_without_answer();
+                    if may_accept {
+                        self.has_not_been_told(now);
+                    }
+                    Step::CloseAbove { may_accept }
                 }
                 child::Action::AdoptListenSockets(sockets) => Step::AdoptSockets(sockets),
                 child::Action::AdoptState { blobs, .. } => Step::AdoptState(blobs),
@@ -379,8 +409,7 @@ impl<P: Other> Roles<P> {
                     Step::CloseBelow { peer, is_stranger: self.sharing.remove(&peer) }
                 }
                 parent::Action::StopAccepting { pid } => {
-                    self.may_be_unheard(now);
-                    let until = self.ring_of_the_dead_until.max(self.child.unheard_until());
+                    let until = self.next_is_unheard_until(now);
                     if let Some(parent) = &mut self.parent {
                         parent.set_unheard_until(until);
                     }

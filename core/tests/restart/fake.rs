@@ -1,14 +1,16 @@
 //! Processes that are not there: the test speaks the restart protocol itself, as far as it likes.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ouro_restart::message::{
-    ChildReady, DrainListeners, Hello, HelloReply, ListenSocket, ListenSockets, Message, State,
+    ChildReady, DrainListeners, DrainListenersReply, HandoverDone, Hello, HelloReply, ListenSocket,
+    ListenSockets, ListenSocketsReply, Message, State, StateReply, Terminated,
 };
 use ouro_restart::transport::{Received, TransportError};
 use ouro_restart::{Address, Connection, Frame, Identity, Listener};
 
-use crate::instance::{Instance, Process};
+use crate::instance::{Instance, Process, READY};
 use crate::support::eventually;
 
 /// A step of a child, after which something may happen to it.
@@ -217,6 +219,72 @@ impl FakeParent {
     pub(crate) fn listener(&self) -> &Listener {
         &self.listener
     }
+
+    /// The listening socket of a worker at this address, as a parent describes it.
+    pub(crate) fn described(address: SocketAddr) -> ListenSocket {
+        ListenSocket {
+            purpose: "listener".into(),
+            protocol: "tcp".into(),
+            socket_type: "stream".into(),
+            address: address.to_string(),
+            bound_address: address.to_string(),
+            worker: 0,
+            name: "web".into(),
+        }
+    }
+
+    /// Hands over these sockets and the restart socket, all at once.
+    #[track_caller]
+    pub(crate) fn hand_over(
+        &self,
+        peer: &mut Peer,
+        request_id: u32,
+        sockets: Vec<(ListenSocket, BorrowedFd<'_>)>,
+    ) {
+        let (mut sockets, mut fds): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+        sockets.push(ListenSocket { purpose: "restart".into(), ..ListenSocket::default() });
+        fds.push(self.listener.as_fd());
+        let next = sockets.len() as u64;
+        let reply = ListenSocketsReply { sockets, more: false, next };
+        peer.connection.send(&Frame::new(request_id, reply), &fds).unwrap();
+    }
+
+    /// Starts a process that takes over this listening socket, from a parent without connections that ends in good order.
+    #[track_caller]
+    pub(crate) fn bequeath(instance: &Instance, listener: &TcpListener) -> Process {
+        let parent = Self::new(instance);
+        let child = instance.spawn("auto", "");
+        let mut peer = parent.accept();
+        let id = peer.expect("Hello").frame.request_id;
+        peer.send(id, Self::reply(instance));
+        let id = peer.expect("ListenSockets").frame.request_id;
+        let described = Self::described(listener.local_addr().unwrap());
+        parent.hand_over(&mut peer, id, vec![(described, listener.as_fd())]);
+        let id = peer.expect("State").frame.request_id;
+        peer.send(id, StateReply::default());
+        peer.expect("ChildReady");
+        let id = peer.expect("DrainListeners").frame.request_id;
+        peer.send(id, DrainListenersReply::default());
+        let id = peer.expect("State").frame.request_id;
+        peer.send(id, StateReply::default());
+        child.wait_log(READY);
+        peer.send(0, HandoverDone { moved: 0, cut: 0 });
+        peer.expect("TerminateParent");
+        peer.send(0, Terminated { cut: 0 });
+        peer.expect_gone();
+        child
+    }
+}
+
+/// A listening socket as the proxy binds them: shared, so that a further worker could join.
+#[track_caller]
+pub(crate) fn listen_as_proxy(address: SocketAddr) -> TcpListener {
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(64).unwrap();
+    socket.into()
 }
 
 /// Stands between a real child and a real parent, and hands on what they say as far as it likes.

@@ -1,6 +1,6 @@
 //! Parents that die, hang or talk nonsense at every step, played by the test towards a real child.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use ouro_restart::message::{
@@ -9,7 +9,7 @@ use ouro_restart::message::{
 };
 use ouro_restart::{Connection, Frame};
 
-use crate::fake::{FakeParent, Peer};
+use crate::fake::{FakeParent, Peer, listen_as_proxy};
 use crate::instance::{Instance, Process, READY};
 use crate::load::{Echo, HttpClient, Seen};
 use crate::support::{Client, Config, eventually, free_address};
@@ -27,12 +27,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let origin = Echo::http();
-        // As the proxy binds them: shared, so that a further worker could join.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_reuse_port(true).unwrap();
-        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(64).unwrap();
-        let listener = std::net::TcpListener::from(socket);
+        let listener = listen_as_proxy("127.0.0.1:0".parse().unwrap());
         let web = listener.local_addr().unwrap();
         let config = Config::to([origin.addr()]).listener(&format!("address = \"{web}\"")).http();
         Self { instance: Instance::new(&config), listener, web, _origin: origin }
@@ -64,7 +59,7 @@ impl Scene {
         match step {
             "Hello" => peer.send(id, FakeParent::reply(&self.instance)),
             "ListenSockets" => {
-                hand_over(parent, peer, id, vec![(self.described(), self.listener.as_fd())]);
+                parent.hand_over(peer, id, vec![(self.described(), self.listener.as_fd())]);
             }
             "State" => peer.send(id, StateReply::default()),
             _ => peer.send(id, DrainListenersReply::default()),
@@ -73,15 +68,7 @@ impl Scene {
 
     /// The listening socket as a parent describes it.
     fn described(&self) -> ListenSocket {
-        ListenSocket {
-            purpose: "listener".into(),
-            protocol: "tcp".into(),
-            socket_type: "stream".into(),
-            address: self.web.to_string(),
-            bound_address: self.web.to_string(),
-            worker: 0,
-            name: "web".into(),
-        }
+        FakeParent::described(self.web)
     }
 
     fn expect_served(&self) {
@@ -109,22 +96,6 @@ impl Scene {
         let unused = std::net::TcpListener::bind(free_address()).unwrap();
         Self { instance, listener: unused, web, _origin }
     }
-}
-
-/// Hands over these sockets and the restart socket, all at once.
-#[track_caller]
-fn hand_over(
-    parent: &FakeParent,
-    peer: &mut Peer,
-    request_id: u32,
-    sockets: Vec<(ListenSocket, BorrowedFd<'_>)>,
-) {
-    let (mut sockets, mut fds): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
-    sockets.push(ListenSocket { purpose: "restart".into(), ..ListenSocket::default() });
-    fds.push(parent.listener().as_fd());
-    let next = sockets.len() as u64;
-    let reply = ListenSocketsReply { sockets, more: false, next };
-    peer.connection.send(&Frame::new(request_id, reply), &fds).unwrap();
 }
 
 #[test]
@@ -297,7 +268,7 @@ fn a_socket_is_known_by_its_kind_and_not_by_its_address_alone() {
     let wrong = [(udp, datagrams.as_fd()), (other_purpose, datagrams.as_fd())];
     let right = (scene.described(), scene.listener.as_fd());
     let id = peer.expect("ListenSockets").frame.request_id;
-    hand_over(&parent, &mut peer, id, wrong.into_iter().chain([right]).collect());
+    parent.hand_over(&mut peer, id, wrong.into_iter().chain([right]).collect());
     for step in ["State", "DrainListeners", "State"] {
         scene.answer(&parent, &mut peer, step);
     }
@@ -312,7 +283,7 @@ fn a_socket_that_is_not_what_it_is_said_to_be_ends_the_attempt() {
     scene.answer(&parent, &mut peer, "Hello");
     let datagrams = std::net::UdpSocket::bind(scene.web).unwrap();
     let id = peer.expect("ListenSockets").frame.request_id;
-    hand_over(&parent, &mut peer, id, vec![(scene.described(), datagrams.as_fd())]);
+    parent.hand_over(&mut peer, id, vec![(scene.described(), datagrams.as_fd())]);
     scene.answer(&parent, &mut peer, "State");
     child.expect_exit(1, &format!("cannot listen on {}", scene.web));
     let Some(Message::Abort(abort)) = peer.expect_gone() else { panic!("the parent is not told") };

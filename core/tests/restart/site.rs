@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::instance::{ASKED_TO_END, Instance, Process};
 use crate::load::{Echo, Load};
@@ -76,6 +77,15 @@ impl Site {
     #[track_caller]
     pub(crate) fn expect_served(&self) {
         self.ask(10);
+    }
+
+    /// The same, and nobody waits for longer than a look into the queues takes.
+    #[track_caller]
+    pub(crate) fn expect_served_soon(&self) {
+        let begun = Instant::now();
+        self.expect_served();
+        // 20 ms each, and as much again and again for a busy machine.
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 }
 

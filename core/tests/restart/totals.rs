@@ -1,13 +1,10 @@
 //! Processes that do not share a segment: what was counted goes over the restart socket, once.
 
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
-use ouro_restart::Frame;
 use ouro_restart::message::{
-    DrainListenersReply, HandoverDone, ListenSocket, ListenSocketsReply, Message, StateReply, Terminated,
-    Totals, TotalsReply,
+    DrainListenersReply, HandoverDone, Message, StateReply, Terminated, Totals, TotalsReply,
 };
 
 use crate::fake::{FakeParent, Peer, hello};
@@ -227,9 +224,7 @@ fn totals_of(peer: &mut Peer) -> Vec<TotalsReply> {
 #[track_caller]
 fn hand_over_sockets(parent: &FakeParent, peer: &mut Peer) {
     let id = peer.expect("ListenSockets").frame.request_id;
-    let restart = ListenSocket { purpose: "restart".into(), ..ListenSocket::default() };
-    let reply = ListenSocketsReply { sockets: vec![restart], more: false, next: 1 };
-    peer.connection.send(&Frame::new(id, reply), &[parent.listener().as_fd()]).unwrap();
+    parent.hand_over(peer, id, Vec::new());
 }
 
 /// A child takes over from a parent of another layout that is played by the test; these are its totals.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use crate::fake::{Peer, Step};
+use crate::fake::{FakeParent, Peer, Step, listen_as_proxy};
 use crate::instance::{Process, READY};
 use crate::site::Site;
 use crate::support::{Client, Failure, QUIET};
@@ -25,17 +25,26 @@ struct Eater {
 }
 
 impl Eater {
-    /// Takes the listening socket from a process that serves, as a child would that fails.
+    /// Leaves the listening socket to a process as a parent does that ends in good order, and keeps a copy: nobody looks
+    /// after one that has said that it does not accept any more, and the processes that come later do not even know it.
     #[track_caller]
-    fn new(site: &Site) -> Self {
+    fn forgotten(site: &Site) -> (Self, Process) {
+        let eater = Self::of(listen_as_proxy(site.web));
+        let heir = FakeParent::bequeath(&site.instance, &eater.listener);
+        (eater, heir)
+    }
+
+    /// Takes the listening socket from a process that serves, as a child that hangs then. It is known to this process.
+    #[track_caller]
+    fn stranger(site: &Site) -> Self {
         let mut child = Peer::child(&site.instance);
         let sockets = child.go_to(&site.instance, Step::ListenSockets);
-        let listener = sockets
-            .into_iter()
-            .flat_map(|(_, received)| received.fds)
-            .map(TcpListener::from)
-            .find(|listener| listener.local_addr().is_ok_and(|address| address == site.web))
-            .unwrap();
+        let mut listeners = sockets.into_iter().flat_map(|(_, received)| received.fds).map(TcpListener::from);
+        let is_web = |listener: &TcpListener| listener.local_addr().is_ok_and(|address| address == site.web);
+        Self::of(listeners.find(is_web).unwrap())
+    }
+
+    fn of(listener: TcpListener) -> Self {
         Self { listener, stop: Arc::default(), thread: None }
     }
 
@@ -69,17 +78,30 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let site = Site::new();
-        let newest = site.instance.start("0");
-        let eater = Eater::new(&site);
+        let (eater, newest) = Eater::forgotten(&site);
         Self { site, newest, eater }
     }
 
-    /// The process that serves has heard of nobody else who has its sockets.
+    /// The process that serves has never heard of the eater.
     #[track_caller]
     fn second() -> Self {
         let mut scene = Self::new();
         scene.replace();
         scene
+    }
+
+    /// A client that has asked, and of whom the process that serves does not hear.
+    #[track_caller]
+    fn unheard(&self) -> Client {
+        // It looks into the queues when it takes over, and as long as the one before ends.
+        for _ in 0..20 {
+            let mut client = Client::connect(self.site.web);
+            client.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
+            if client.poll(QUIET) == Err(Failure::TimedOut) {
+                return client;
+            }
+        }
+        panic!("the eater does not eat, or the process looks for connections");
     }
 
     #[track_caller]
@@ -123,26 +145,52 @@ fn when_another_child_takes_over_after_one_was_killed() {
 
 #[test]
 fn when_a_child_was_killed_before_the_commit() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::second();
     scene.eater.eat();
-    // Accepts behind the eater.
+    // Accepts behind the eater, and does not know it.
     scene.replace();
-    // The first ones are heard: it has been told to look for a while.
-    let begun = Instant::now();
-    let mut unheard = loop {
-        let mut client = Client::connect(scene.site.web);
-        client.send("GET /unheard HTTP/1.1\r\nHost: a\r\n\r\n");
-        if client.poll(QUIET) == Err(Failure::TimedOut) {
-            break client;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(25), "the eater does not eat");
-        std::thread::park_timeout(QUIET);
-    };
+    let mut unheard = scene.unheard();
     let (child, _held) = scene.site.held_child(&scene.newest);
     child.kill();
     scene.newest.wait_log("failed before it took over");
     assert_eq!(unheard.response().text(), "/unheard");
     scene.site.expect_served();
+}
+
+/// The one that hangs is known to the first process only. Those that come later are told, and each tells the next.
+#[test]
+fn when_one_hangs_that_an_earlier_process_knew() {
+    let site = Site::new();
+    let newest = site.instance.start("0");
+    let eater = Eater::stranger(&site);
+    let mut scene = Scene { site, newest, eater };
+    scene.newest.wait_log("failed before it took over");
+    scene.eater.eat();
+    for _ in 0..2 {
+        scene.replace();
+        scene.site.expect_served_soon();
+    }
+}
+
+/// The same with a process that has taken over, hangs, and is killed when nobody knows it any more.
+#[test]
+fn when_a_child_that_was_given_up_is_killed_after_the_next_restarts() {
+    let site = Site::new();
+    let mut newest = site.instance.start("0");
+    // Keeps the parent, as long as the child has not served.
+    let idle = site.idle();
+    let child = site.instance.spawn("auto", "");
+    newest.wait_log("another process serves from here on");
+    child.freeze();
+    newest.wait_log("it does not answer any more; this process serves again");
+    drop(idle);
+    for _ in 0..2 {
+        let next = site.instance.start("auto");
+        std::mem::replace(&mut newest, next).expect_exit(0, "stopped");
+        site.expect_served_soon();
+    }
+    child.kill();
+    site.expect_served_soon();
 }
 
 #[test]

@@ -236,6 +236,53 @@ fn the_next_process_is_told_for_how_long_a_dead_one_may_be_told() {
 }
 
 #[test]
+fn those_who_come_later_are_told_that_somebody_hangs_with_the_sockets() {
+    let life = Life::default();
+    let mut first = serving();
+    first.estrange(0, Some(life.clone()), true);
+    let mut pair = Pair::new(first);
+    pair.commit();
+    pair.now += 1_000;
+    pair.take_over();
+    // They cannot see when that process ends.
+    life.0.set(true);
+    let mut next = Pair::new(pair.child);
+    next.now = 10_000;
+    next.commit();
+    next.take_over();
+    for later in [&mut next.parent, &mut next.child] {
+        assert!(later.may_be_unheard(100 + WHILE_ONE_HANGS_MS - 1));
+        assert!(!later.may_be_unheard(100 + WHILE_ONE_HANGS_MS));
+    }
+}
+
+#[test]
+fn the_next_process_is_not_told_of_one_that_has_said_that_it_does_not_accept() {
+    let mut parent = serving();
+    parent.estrange(0, Some(Life::default()), false);
+    let mut pair = Pair::new(parent);
+    pair.commit();
+    pair.take_over();
+    assert!(pair.parent.may_be_unheard(100) && !pair.child.may_be_unheard(100));
+}
+
+#[test]
+fn whoever_has_not_been_told_expects_that_somebody_hangs_with_the_sockets() {
+    let dead = || Some(Life(Rc::new(Cell::new(true))));
+    for is_told in [false, true] {
+        let mut pair = Pair::new(serving());
+        pair.commit();
+        if is_told {
+            pair.take_over();
+        }
+        drop(pair.child.lost_above(100, dead(), "gone".into()));
+        let until = 100 + if is_told { AFTER_A_DEATH_MS } else { WHILE_ONE_HANGS_MS };
+        assert!(pair.child.may_be_unheard(100));
+        assert!(pair.child.may_be_unheard(until - 1) && !pair.child.may_be_unheard(until));
+    }
+}
+
+#[test]
 fn the_end_of_a_parent_counts_if_nobody_else_can_serve() {
     for has_elder in [false, true] {
         let mut parent = serving();
