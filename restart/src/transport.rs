@@ -275,6 +275,13 @@ struct Outgoing {
     fds: Vec<OwnedFd>,
 }
 
+/// Whether the process of which this is a descriptor (`pidfd_open(2)`) has ended.
+#[must_use]
+pub fn process_has_ended(process: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&process, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&timespec(0))) != Ok(0)
+}
+
 impl Connection {
     /// Connects to the process that listens at the address.
     ///
@@ -374,13 +381,11 @@ impl Connection {
     /// Whether the peer's process has ended; `None` if that cannot be seen from here.
     #[must_use]
     pub fn peer_has_ended(&self) -> Option<bool> {
-        let process = self.peer_process.as_ref()?;
-        let mut polled = [PollFd::new(process, PollFlags::IN)];
-        rustix::event::poll(&mut polled, Some(&timespec(0))).ok().map(|ready| ready > 0)
+        self.peer_process.as_ref().map(process_has_ended)
     }
 
-    /// Closes the connection and keeps what tells whether the peer's process has ended: it becomes readable then. `None`
-    /// if that cannot be seen from here.
+    /// Closes the connection and keeps what tells whether the peer's process has ended ([`process_has_ended`]): it becomes
+    /// readable then. `None` if that cannot be seen from here.
     #[must_use]
     pub fn into_peer_process(self) -> Option<OwnedFd> {
         self.peer_process

@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ouro_restart::message::RestartReport;
-use ouro_restart::transport::{Flushed, Received, TransportError};
+use ouro_restart::transport::{Flushed, Received, TransportError, process_has_ended};
 use ouro_restart::{Connection, Frame, Level};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -61,7 +60,7 @@ impl AsFd for Stranger {
 
 impl Other for Stranger {
     fn has_ended(&self) -> bool {
-        has_ended(self.process.as_fd())
+        process_has_ended(&self.process)
     }
 }
 
@@ -88,11 +87,6 @@ pub(super) fn receive(
     });
     // What has come while this process was stopped is to be read before its timers act, and nothing has told of it yet.
     received.unwrap_or_else(|_| inner.receive())
-}
-
-/// Whether a process has ended, of which this is the descriptor.
-pub(super) fn has_ended(process: BorrowedFd<'_>) -> bool {
-    poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
 /// Whether the process with this id, `None` for one that cannot be seen from here, has the pid namespace of this one.

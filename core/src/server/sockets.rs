@@ -8,12 +8,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ouro_restart::parent::PeerId;
-use ouro_restart::transport::{Received, TransportError};
+use ouro_restart::transport::{Received, TransportError, process_has_ended};
 use ouro_restart::{Connection, Listener};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::peers::{Stranger, Watched, has_ended, receive};
+use super::peers::{Stranger, Watched, receive};
 use super::roles::{Ears, News};
 use crate::ring::readiness;
 
@@ -105,7 +105,7 @@ impl Ears for Sockets {
     }
 
     fn before_has_ended(&mut self) -> bool {
-        let ended = self.dying.take_if(|process| has_ended(process.get_ref().as_fd()));
+        let ended = self.dying.take_if(|process| process_has_ended(process.get_ref()));
         ended.is_some()
     }
 
