@@ -12,7 +12,7 @@ use ouro_restart::{Identity, child};
 use ouro_shm::{Membership, Segment};
 
 use crate::process::{Preparing, Process};
-use crate::simulation::{note, violation};
+use crate::scenario::{note, violation};
 use crate::wires::{Side, Wires};
 
 /// Virtual time for which nobody may accept although a process has the CPU that has served: a successor that hangs is

@@ -9,6 +9,7 @@ mod instance;
 mod process;
 mod report;
 mod roles;
+mod scenario;
 mod simulation;
 mod states;
 mod tcp;
@@ -25,7 +26,8 @@ use nix::sched::{CloneFlags, unshare};
 use ouro::base::mutation::{self, Mutation};
 
 use self::report::{Failure, Totals};
-use self::simulation::{Scenario, Simulation, Summary};
+use self::scenario::Scenario;
+use self::simulation::{Simulation, Summary};
 
 /// Seeds that once found something, with their scenarios.
 const REGRESSIONS: &str = include_str!("seeds.txt");

@@ -20,7 +20,7 @@ use ouro_shm::{Joining, Membership};
 
 use crate::instance::Instance;
 use crate::roles::Ends;
-use crate::simulation::note;
+use crate::scenario::note;
 use crate::wires::{Life, Load, Side};
 
 /// How often a process that drains looks how many connections are left.

@@ -12,7 +12,7 @@ use ouro_restart::{Connection, Frame, listen_sockets_reply, state_reply, totals_
 
 use crate::instance::Instance;
 use crate::process::{Todo, address};
-use crate::simulation::note;
+use crate::scenario::note;
 use crate::wires::{Life, Load, Packet, Side, Wires};
 
 /// The ends of wires that a process has.

@@ -9,7 +9,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Read};
 
 use crate::content::{self, KEY_BYTES};
-use crate::simulation::{Peer, Scenario, connected, violation};
+use crate::scenario::{Peer, Scenario, connected, violation};
 use crate::states;
 
 const LISTENER: &str = "127.0.0.1:7000";

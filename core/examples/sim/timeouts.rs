@@ -8,7 +8,7 @@ use ouro::base::random::Random;
 use ouro::ring::sim::{self, EndId, Faults, Read};
 
 use crate::http::wire;
-use crate::simulation::{Peer, Scenario, connected, violation};
+use crate::scenario::{Peer, Scenario, connected, violation};
 
 /// No connect to this address is ever answered.
 const BLACK_HOLE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));

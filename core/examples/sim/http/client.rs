@@ -10,7 +10,7 @@ use ouro::ring::sim::{self, EndId, Read};
 use super::wire::{self, Body, Framing, Head};
 use super::{Bad, Break, HANG_US, LISTENER, Plan, Shared, hostile, request_key, response_key};
 use crate::content;
-use crate::simulation::{Peer, connected, violation};
+use crate::scenario::{Peer, connected, violation};
 
 /// Endpoints of the cluster: a request fails when all of them cannot be connected to.
 const ENDPOINTS: usize = 2;

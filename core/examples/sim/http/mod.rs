@@ -16,7 +16,7 @@ use ouro::ring::sim::EndId;
 use self::client::Client;
 use self::origin::Origin;
 use self::wire::Framing;
-use crate::simulation::{Peer, Scenario};
+use crate::scenario::{Peer, Scenario};
 use crate::states;
 
 pub const LISTENER: &str = "127.0.0.1:8000";

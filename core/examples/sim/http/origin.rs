@@ -6,7 +6,7 @@ use ouro::ring::sim::{self, EndId, Read};
 use super::wire::{self, Body, Framing, Head};
 use super::{Bad, Break, HANG_US, Plan, Shared, hostile, request_key, response_key};
 use crate::content;
-use crate::simulation::{Peer, violation};
+use crate::scenario::{Peer, violation};
 
 /// What it does.
 #[derive(Debug)]
