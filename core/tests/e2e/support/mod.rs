@@ -164,9 +164,15 @@ impl SilentPort {
     }
 }
 
-/// A port that was free a moment ago, for tests that must know it beforehand.
+/// A free address, for tests that must know it beforehand: on a loopback address that nobody else uses, because a port of
+/// 127.0.0.1 that is free now may be that of an outgoing connection when it is to be bound.
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = std::process::id() << 8 | (NEXT.fetch_add(1, Ordering::Relaxed) & 0xff);
+    let [_, a, b, c] = number.to_be_bytes();
+    // Neither 127.0.0.0/16, where everybody else is, nor the broadcast addresses at the ends.
+    let host = std::net::Ipv4Addr::new(127, a % 254 + 1, b, c);
+    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
 }
 
 fn bound_socket() -> OwnedFd {
