@@ -201,8 +201,10 @@ impl Slot {
         if self.shutdown
             && !self.sending
             && self.output.is_empty()
-            // What could not be sent must not look like all there was: such a connection ends with a reset.
+            // What could not be sent must not look like all there was: such a connection ends with a reset, and a peer that
+            // has seen an end does not see that any more.
             && self.send_error == 0
+            && !self.reset
             && self.link == Link::Connected
         {
             (self.shutdown, self.has_ended) = (false, true);

@@ -295,6 +295,24 @@ fn the_last_bytes_and_the_end_leave_together() {
     }
 }
 
+/// A FIN in front of it would be all that a peer sees.
+#[test]
+fn a_reset_is_not_announced_by_an_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let socket = inner.adopt(accepted.into());
+        socket.shutdown_write();
+        socket.reset();
+    })
+    .unwrap();
+    let seen = client.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(seen, Err(io::ErrorKind::ConnectionReset));
+}
+
 /// Nobody could do anything about the buffers that were held meanwhile.
 #[test]
 fn who_gets_no_cpu_cuts_nobody_off_for_that() {
