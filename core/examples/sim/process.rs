@@ -132,12 +132,15 @@ impl Process {
         self.worker.as_ref().map_or(0, |worker| worker.connections.open() as u64)
     }
 
+    fn expect_arrivals(&self) {
+        if let Some(worker) = &self.worker {
+            worker.connections.expect_arrivals(self.roles.expects_channels());
+        }
+    }
+
     /// Connections of the process before still come, or may yet.
     fn are_arriving(&self) -> bool {
-        self.worker.as_ref().is_some_and(|worker| {
-            worker.connections.expect_arrivals(self.roles.expects_channels());
-            worker.connections.are_arriving()
-        })
+        self.worker.as_ref().is_some_and(|worker| worker.connections.are_arriving())
     }
 
     /// Has its listening sockets, and nothing that speaks against going on to serve.
@@ -267,7 +270,7 @@ impl Instance {
                 let process = &mut self.processes[n];
                 let times = (drain.drain_ms, drain.parent_shutdown_ms);
                 let (open, channels) = (process.open(), usize::from(channel.is_some()));
-                process.are_arriving();
+                process.expect_arrivals();
                 let over_ms = process.course.begin_drain(now / 1000, open, times, false, channels);
                 if let Some(channel) = channel {
                     process.tell(Message::HandOver(channel));
@@ -341,6 +344,7 @@ impl Instance {
     fn look(&mut self, n: usize, now: u64) {
         let process = &mut self.processes[n];
         let left = process.open();
+        process.expect_arrivals();
         let others =
             Dependents { must_stay: process.roles.must_stay(|| false), arriving: process.are_arriving() };
         match process.course.look(now / 1000, left, others) {

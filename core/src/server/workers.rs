@@ -112,9 +112,13 @@ impl Workers {
         self.connections.open()
     }
 
-    /// Whether connections of the process before still come, or may yet. `expected`: channels for them may yet come.
-    pub(super) fn are_arriving(&self, expected: bool) -> bool {
+    /// Whether channels may yet come on which connections of the process before will.
+    pub(super) fn expect_arrivals(&self, expected: bool) {
         self.connections.expect_arrivals(expected);
+    }
+
+    /// Whether connections of the process before still come, or may yet.
+    pub(super) fn are_arriving(&self) -> bool {
         self.connections.are_arriving()
     }
 

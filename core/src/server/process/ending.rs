@@ -17,7 +17,7 @@ impl Process<'_> {
         let (Some(running), Some(link)) = (&self.running, &mut self.link) else { return };
         let connections = running.workers.connections() as u64;
         // Workers look at this when they have handed over what they have.
-        running.workers.are_arriving(link.expects_channels());
+        running.workers.expect_arrivals(link.expects_channels());
         let releases = !drain.released.is_empty();
         link.withdraw(&drain.released);
         running.release(drain.released);
@@ -56,8 +56,10 @@ impl Process<'_> {
     pub(super) fn look(&mut self) {
         let (now, left) = (self.now(), self.connections());
         let Some(link) = &mut self.link else { return };
-        let workers = self.running.as_ref().map(|running| &running.workers);
-        let arriving = workers.is_some_and(|workers| workers.are_arriving(link.expects_channels()));
+        let arriving = self.running.as_ref().is_some_and(|running| {
+            running.workers.expect_arrivals(link.expects_channels());
+            running.workers.are_arriving()
+        });
         match self.course.look(now, left, Dependents { must_stay: link.must_stay(), arriving }) {
             Left::Nothing => {}
             Left::Drained(moved) => link.drained(moved),
