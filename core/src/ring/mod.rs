@@ -20,6 +20,7 @@ mod driver;
 #[cfg_attr(feature = "sim", allow(dead_code))] // the simulator needs the probe's part of it only
 mod kernel;
 pub mod mailbox;
+mod pair;
 mod queue;
 mod readiness;
 mod schedule;
@@ -49,16 +50,18 @@ pub use self::driver::RingStats;
 use self::driver::{Driver, Listener};
 #[cfg(not(feature = "sim"))]
 use self::kernel::Kernel;
+pub use self::pair::{Between, Half};
 pub use self::readiness::readiness;
+use self::schedule::Task;
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 #[cfg(feature = "sim")]
 use self::sim::{Kernel, sys};
-use self::socket::Recv;
 pub use self::socket::{Link, SocketState};
+use self::socket::{Recv, Slot};
 use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
-use crate::base::slots::{SlotId, Slots};
+use crate::base::slots::SlotId;
 
 /// How long the end of a worker waits for the kernel to let go of its buffers.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -71,8 +74,6 @@ pub fn stream_socket(domain: socket2::Domain) -> io::Result<socket2::Socket> {
     sys::socket(domain)
 }
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
-
 /// A worker's ring; cheap to clone, bound to its thread.
 #[derive(Clone)]
 pub struct Ring {
@@ -81,9 +82,9 @@ pub struct Ring {
 
 struct Shared {
     driver: RefCell<Driver>,
-    /// A task that is being polled is taken out.
-    tasks: RefCell<Slots<Option<Task>>>,
     current: Cell<TaskId>,
+    /// What the task that is running waits for at most, if it has said so.
+    deadline: Cell<Option<Millis>>,
     pool: buffers::Pool,
 }
 
@@ -100,8 +101,8 @@ impl Ring {
         Ok(Self {
             shared: Rc::new(Shared {
                 driver: RefCell::new(driver),
-                tasks: RefCell::default(),
                 current: Cell::new(TaskId::NONE),
+                deadline: Cell::new(None),
                 pool,
             }),
         })
@@ -122,27 +123,31 @@ impl Ring {
         Run { root: self.spawn(root), ring: self.clone(), finishing: None, result: Ok(()) }
     }
 
-    fn poll(&self, id: TaskId) {
-        let Some(mut task) = self.shared.tasks.borrow_mut().get_mut(id.0).and_then(Option::take) else {
-            return;
-        };
+    #[inline]
+    fn poll(&self, id: TaskId, mut task: Task) {
         self.shared.current.set(id);
+        self.shared.deadline.set(None);
         let done = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        self.shared.current.set(TaskId::NONE);
         if done {
-            drop(task);
-            self.shared.tasks.borrow_mut().remove(id.0);
-            self.shared.driver.borrow_mut().schedule.remove(id);
-        } else if let Some(place) = self.shared.tasks.borrow_mut().get_mut(id.0) {
-            *place = Some(task);
+            self.end(id, task);
+            return;
         }
+        let deadline = self.shared.deadline.get();
+        let unknown = self.shared.driver.borrow_mut().schedule.put_back(id, task, deadline);
+        debug_assert!(unknown.is_none(), "a task ends by itself");
+    }
+
+    #[cold]
+    fn end(&self, id: TaskId, task: Task) {
+        self.shared.current.set(TaskId::NONE);
+        // Dropping it may close sockets, which needs the driver.
+        drop(task);
+        self.shared.driver.borrow_mut().schedule.remove(id);
     }
 
     /// Starts a task.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
-        let id = TaskId(self.shared.tasks.borrow_mut().insert(Some(Box::pin(future))));
-        self.shared.driver.borrow_mut().schedule.add(id);
-        id
+        self.shared.driver.borrow_mut().schedule.add(Box::pin(future))
     }
 
     /// The task that is running.
@@ -158,11 +163,7 @@ impl Ring {
 
     /// Wakes every task of this worker, because something has changed that concerns all.
     pub fn wake_all(&self) {
-        let tasks: Vec<SlotId> = self.shared.tasks.borrow().ids().collect();
-        let mut driver = self.shared.driver.borrow_mut();
-        for id in tasks {
-            driver.schedule.wake(TaskId(id));
-        }
+        self.shared.driver.borrow_mut().schedule.wake_all();
     }
 
     /// Waits until something happens to one of the task's sockets, listeners or mailboxes, somebody wakes it, or
@@ -278,17 +279,20 @@ impl Run {
         }
         for _ in 0..limits::TASKS_PER_TURN {
             let next = shared.driver.borrow_mut().schedule.next();
-            let Some(task) = next else { break };
-            self.ring.poll(task);
+            let Some((id, task)) = next else { break };
+            self.ring.poll(id, task);
         }
-        if shared.tasks.borrow().get(self.root.0).is_some() {
-            self.result = shared.driver.borrow_mut().turn();
+        shared.current.set(TaskId::NONE);
+        let mut driver = shared.driver.borrow_mut();
+        if driver.schedule.is_alive(self.root) {
+            self.result = driver.turn();
             if self.result.is_ok() {
                 return true;
             }
         }
         // Dropping a session may close sockets, which needs the driver: take the tasks out before.
-        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        let tasks = driver.schedule.take_all();
+        drop(driver);
         drop(tasks);
         shared.driver.borrow_mut().stop();
         self.finishing = Some(sys::now() + DRAIN_PATIENCE);
@@ -304,8 +308,10 @@ impl Run {
     /// The process is killed: nothing of its code runs any more, and the kernel closes what it had.
     #[cfg(feature = "sim")]
     pub fn kill(self) {
-        self.ring.shared.driver.borrow_mut().kill();
-        let tasks = std::mem::take(&mut *self.ring.shared.tasks.borrow_mut());
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        driver.kill();
+        let tasks = driver.schedule.take_all();
+        drop(driver);
         drop(tasks);
     }
 
@@ -334,13 +340,13 @@ pub struct Wait<'r> {
 impl Future for Wait<'_> {
     type Output = ();
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         if self.waiting {
             return Poll::Ready(());
         }
         self.waiting = true;
-        let task = self.ring.current_task();
-        self.ring.shared.driver.borrow_mut().schedule.set_deadline(task, self.deadline);
+        self.ring.shared.deadline.set(Some(self.deadline));
         Poll::Pending
     }
 }
@@ -440,15 +446,7 @@ impl Socket {
                 activity: 0,
             };
         };
-        Status {
-            link: slot.link,
-            unread: slot.input.bytes(),
-            eof: slot.eof,
-            recv_error: slot.recv_error,
-            send_error: slot.send_error,
-            unsent: slot.output.bytes(),
-            activity: slot.activity,
-        }
+        slot.status()
     }
 
     /// Takes the next received chunk.
@@ -528,10 +526,7 @@ impl Socket {
     #[must_use]
     pub fn take_traffic(&self) -> Traffic {
         let mut driver = self.ring.shared.driver.borrow_mut();
-        driver.sockets.get_mut(self.id).map_or_else(Traffic::default, |slot| Traffic {
-            received: u64::from(std::mem::take(&mut slot.received)),
-            sent: u64::from(std::mem::take(&mut slot.queued)),
-        })
+        driver.sockets.get_mut(self.id).map_or_else(Traffic::default, Slot::take_traffic)
     }
 
     /// Stops what is in flight, because the connection is to be handed to another process. The task is woken when

@@ -2,7 +2,7 @@
 //! and who is cut off when none does.
 
 use super::super::socket::{Kind, Recv, Slot, cancel_entry};
-use super::Driver;
+use super::{Driver, touch};
 use crate::base::limits;
 use crate::base::mutation::{Mutation, is_on};
 
@@ -25,7 +25,9 @@ impl Driver {
 
     /// Takes back the buffers whose last chunk is gone and gives the kernel what it should have; whoever waited goes on.
     pub(super) fn return_buffers(&mut self) {
-        while let Some((buffer, owner)) = self.pool.take_returned() {
+        while self.in_use > 0
+            && let Some((buffer, owner)) = self.pool.take_returned()
+        {
             if is_on(Mutation::BufferNotReturned) && buffer % 8 == 7 {
                 continue;
             }
@@ -34,7 +36,7 @@ impl Driver {
             if let Some(slot) = self.sockets.get_mut(owner) {
                 slot.held -= 1;
                 if slot.recv == Recv::Idle {
-                    self.touch(owner);
+                    touch(slot, owner, &mut self.dirty);
                 }
             }
         }
