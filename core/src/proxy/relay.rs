@@ -26,24 +26,31 @@ pub(super) enum Outcome {
 
 impl Direction {
     /// Moves what has come. `to` tells the task when it has room again.
-    #[inline]
+    #[inline(always)]
     fn pump(&mut self, between: &mut Between<'_>, from: &mut Half<'_>, to: &mut Half<'_>) {
         let room = limits::SEND_HIGH_WATER_BYTES.saturating_sub(to.status().unsent);
+        let status = from.status();
+        if status.unread == 0 && !status.eof && !self.ended && room > 0 {
+            return; // as it is with one of both directions each time
+        }
         let moved = between.pass_on(from, to, room);
         self.bytes += moved as u64;
         if moved >= room {
             #[allow(clippy::cast_possible_truncation)] // a small constant
             to.wake_when_unsent_below(Some((limits::SEND_HIGH_WATER_BYTES / 2) as u32));
-            return;
+        } else if self.ended || from.status().is_eof() {
+            self.pass_on_end(between, to);
         }
-        if !self.ended && from.status().is_eof() {
+    }
+
+    #[cold]
+    fn pass_on_end(&mut self, between: &mut Between<'_>, to: &mut Half<'_>) {
+        if !self.ended {
             self.ended = true;
             between.shutdown_write(to);
         }
-        if self.ended {
-            // Asked for each time: the socket may have come from another process since.
-            to.wake_when_unsent_below(Some(0));
-        }
+        // Asked for each time: the socket may have come from another process since.
+        to.wake_when_unsent_below(Some(0));
     }
 }
 
@@ -94,7 +101,7 @@ pub(super) fn relay(
     })
 }
 
-#[inline]
+#[inline(always)]
 fn move_both(
     between: &mut Between<'_>,
     down: &mut Half<'_>,

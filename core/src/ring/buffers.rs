@@ -87,6 +87,7 @@ impl Inner {
     }
 
     /// A chunk of the head buffer `index` is gone.
+    #[inline(never)]
     fn drop_head(&self, index: u32) {
         let heads = &mut *self.heads.borrow_mut();
         let head = &mut heads.table[index as usize];

@@ -4,21 +4,21 @@
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
 mod closing;
+mod flushing;
 mod moving;
 mod pressure;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use socket2::SockAddr;
 
 use super::buffers::{Chunk, Pool};
 use super::kernel::Completion;
-use super::queue::{Links, Queue};
+use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
 use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
 use super::supply::Supply;
@@ -289,116 +289,6 @@ impl Driver {
         }
     }
 
-    // ---- from slot state to submissions ----
-
-    #[inline]
-    fn push(&mut self, entry: &Entry) {
-        self.stats.submissions += 1;
-        submit(&mut self.kernel, &mut self.fatal, entry);
-    }
-
-    fn flush(&mut self) {
-        loop {
-            self.return_buffers();
-            let quota = self.quota();
-            let mut dirty = std::mem::take(&mut self.dirty);
-            for id in dirty.drain(..) {
-                self.flush_socket(id, quota);
-            }
-            // Flushing touches no socket again, so the list is reused with its capacity.
-            debug_assert!(self.dirty.is_empty());
-            self.dirty = dirty;
-            // Closing a socket can free buffers, for which others may be parked.
-            if !self.pool.has_returned() {
-                break;
-            }
-        }
-        while let Some(id) = self.dirty_listeners.pop() {
-            self.arm_listener(id);
-        }
-    }
-
-    #[inline]
-    fn flush_socket(&mut self, id: SlotId, quota: u32) {
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        slot.dirty = false;
-        if slot.closing {
-            self.flush_closing(id);
-            return;
-        }
-        let slot = if slot.recv == Recv::Idle {
-            self.flush_recv(id, quota);
-            let Some(slot) = self.sockets.get_mut(id) else { return };
-            slot
-        } else {
-            slot
-        };
-        if slot.wants_send() {
-            slot.sending = true;
-            let entry = if let Some(chunk) = self.links.only(slot.output) {
-                #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
-                opcode::Send::new(types::Fd(slot.fd), chunk.as_ptr(), chunk.len() as u32)
-                    .flags(slot.send_flags())
-                    .build()
-                    .user_data(Kind::Send.user_data(id))
-            } else {
-                let index = self.free_vectors.pop().unwrap_or_else(|| {
-                    self.vectors.push(SendVectors::new());
-                    #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 sends
-                    {
-                        (self.vectors.len() - 1) as u32
-                    }
-                });
-                slot.vectors = Some(index);
-                self.vectors[index as usize].entry(slot, id, &self.links)
-            };
-            self.in_flight += 1;
-            self.push(&entry);
-        } else {
-            slot.half_close();
-        }
-    }
-
-    #[cold]
-    fn flush_closing(&mut self, id: SlotId) {
-        let is_joined = self.sockets.get(id).is_some_and(Slot::is_joined);
-        if is_joined || is_on(Mutation::ClosedBeforeJoined) {
-            self.finish_close(id);
-        }
-    }
-
-    /// Puts a recv in flight if there is to be one.
-    #[inline(never)]
-    fn flush_recv(&mut self, id: SlotId, quota: u32) {
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        let holds = slot.holds(self.pool.buffer_size());
-        if slot.wants_recv(holds, quota) {
-            slot.recv = Recv::Armed;
-            slot.throttled = false;
-            // Without a limit a single pass of the kernel may fill 32 buffers before the quota is looked at.
-            let bytes = (quota - holds) as usize * self.pool.buffer_size();
-            let limit = u32::try_from(bytes).ok().filter(|_| self.recv_limit);
-            let entry = slot.recv_entry(id, limit);
-            self.in_flight += 1;
-            self.push(&entry);
-        }
-    }
-
-    fn arm_listener(&mut self, id: SlotId) {
-        let Some(listener) = self.listeners.get_mut(id) else { return };
-        if listener.paused && listener.armed && !listener.closing {
-            self.push(&cancel_entry(Kind::Accept, id));
-        } else if !listener.paused && !listener.armed && !listener.closing {
-            listener.armed = true;
-            let entry = opcode::AcceptMulti::new(types::Fd(listener.fd.as_raw_fd()))
-                .flags(libc::SOCK_CLOEXEC)
-                .build()
-                .user_data(Kind::Accept.user_data(id));
-            self.in_flight += 1;
-            self.push(&entry);
-        }
-    }
-
     // ---- from completions to slot state ----
 
     /// Acts on the completions that are there.
@@ -414,16 +304,29 @@ impl Driver {
     #[inline]
     fn complete(&mut self, completion: Completion) {
         let Some((kind, id)) = Kind::parse(completion.user_data) else { return };
-        if kind != Kind::Silent && !completion.more() {
+        if kind == Kind::Silent {
+            return;
+        }
+        if !completion.more() {
             self.in_flight -= 1;
         }
+        // These two are nearly all that there are.
+        if kind == Kind::Recv {
+            self.on_recv(id, completion);
+        } else if kind == Kind::Send {
+            self.on_send(id, completion.result);
+        } else {
+            self.on_other(kind, id, completion);
+        }
+    }
+
+    #[inline(never)]
+    fn on_other(&mut self, kind: Kind, id: SlotId, completion: Completion) {
         match kind {
-            Kind::Recv => self.on_recv(id, completion),
-            Kind::Send => self.on_send(id, completion.result),
             Kind::Connect => self.on_connect(id, completion.result),
             Kind::Accept => self.on_accept(id, completion),
             Kind::Watch => self.on_watch(id, completion),
-            Kind::Silent => {}
+            Kind::Recv | Kind::Send | Kind::Silent => {}
         }
     }
 
@@ -459,9 +362,11 @@ impl Driver {
         }
         self.supply.received(len);
         let chunk = self.pool.receive(buffer, len, id);
-        if slot.input.is_empty() || !coalesce(&mut self.links, &mut slot.input, &chunk) {
+        if slot.input.is_empty() {
             slot.held += 1;
             self.links.push_back(&mut slot.input, chunk);
+        } else {
+            push_behind(&mut self.links, slot, chunk);
         }
         let task = slot.task;
         if slot.recv == Recv::Idle {
@@ -522,7 +427,8 @@ impl Driver {
     fn on_send(&mut self, id: SlotId, result: i32) {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         slot.sending = false;
-        if let Some(index) = slot.vectors.take() {
+        if let Some(index) = slot.vectors {
+            slot.vectors = None;
             self.free_vectors.push(index);
         }
         if slot.closing {
@@ -645,23 +551,25 @@ pub(super) fn touch(slot: &mut Slot, id: SlotId, dirty: &mut Vec<SlotId>) {
     }
 }
 
-/// Appends a small piece to the last one of `queue` where that has room, so that it needs no buffer of its own. Says whether
-/// it did.
+/// Something was taken from a socket that has come from another process: that returns no buffer, which would have the
+/// socket looked at.
 #[cold]
-fn coalesce(links: &mut Links, queue: &mut Queue, chunk: &Chunk) -> bool {
-    let appended = chunk.len() <= limits::COALESCE_BYTES && links.append(queue, chunk.as_slice());
-    if appended {
-        // It goes back at once, and nobody was charged for it.
-        chunk.charge(NOBODY);
+pub(super) fn touch_restored(slot: &mut Slot, id: SlotId, dirty: &mut Vec<SlotId>) {
+    if slot.recv == Recv::Idle {
+        touch(slot, id, dirty);
     }
-    appended
 }
 
-#[inline]
-fn submit(kernel: &mut Kernel, fatal: &mut Option<io::Error>, entry: &Entry) {
-    if let Err(error) = kernel.push(entry) {
-        // The ring itself is broken: the worker ends with this error at its next turn.
-        *fatal = Some(error);
+/// Something is unread yet: a small piece is appended to the last one where that has room, so that it needs no buffer of its
+/// own.
+#[inline(never)]
+fn push_behind(links: &mut Links, slot: &mut Slot, chunk: Chunk) {
+    if chunk.len() <= limits::COALESCE_BYTES && links.append(&mut slot.input, chunk.as_slice()) {
+        // Its buffer goes back at once, and nobody was charged for it.
+        chunk.charge(NOBODY);
+    } else {
+        slot.held += 1;
+        links.push_back(&mut slot.input, chunk);
     }
 }
 

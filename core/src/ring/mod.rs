@@ -47,7 +47,7 @@ use socket2::SockAddr;
 
 pub use self::buffers::{Chunk, WriteBuf};
 pub use self::driver::RingStats;
-use self::driver::{Driver, Listener};
+use self::driver::{Driver, Listener, touch, touch_restored};
 #[cfg(not(feature = "sim"))]
 use self::kernel::Kernel;
 pub use self::pair::{Between, Half};
@@ -57,8 +57,8 @@ pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 #[cfg(feature = "sim")]
 use self::sim::{Kernel, sys};
+use self::socket::Slot;
 pub use self::socket::{Link, SocketState};
-use self::socket::{Recv, Slot};
 use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
 use crate::base::slots::SlotId;
@@ -123,20 +123,6 @@ impl Ring {
         Run { root: self.spawn(root), ring: self.clone(), finishing: None, result: Ok(()) }
     }
 
-    #[inline]
-    fn poll(&self, id: TaskId, mut task: Task) {
-        self.shared.current.set(id);
-        self.shared.deadline.set(None);
-        let done = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        if done {
-            self.end(id, task);
-            return;
-        }
-        let deadline = self.shared.deadline.get();
-        let unknown = self.shared.driver.borrow_mut().schedule.put_back(id, task, deadline);
-        debug_assert!(unknown.is_none(), "a task ends by itself");
-    }
-
     #[cold]
     fn end(&self, id: TaskId, task: Task) {
         self.shared.current.set(TaskId::NONE);
@@ -168,8 +154,12 @@ impl Ring {
 
     /// Waits until something happens to one of the task's sockets, listeners or mailboxes, somebody wakes it, or
     /// `deadline` comes. May also return without a reason: callers look at their sockets' state and at the clock.
-    pub fn wait(&self, deadline: Millis) -> Wait<'_> {
-        Wait { ring: self, deadline, waiting: false }
+    ///
+    /// To be awaited at once.
+    #[inline]
+    pub fn wait(&self, deadline: Millis) -> Wait {
+        self.shared.deadline.set(Some(deadline));
+        Wait { waiting: false }
     }
 
     /// The time of this turn of the loop.
@@ -277,13 +267,22 @@ impl Run {
             }
             return finished.unwrap_or(false);
         }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut driver = shared.driver.borrow_mut();
         for _ in 0..limits::TASKS_PER_TURN {
-            let next = shared.driver.borrow_mut().schedule.next();
-            let Some((id, task)) = next else { break };
-            self.ring.poll(id, task);
+            let Some((id, mut task)) = driver.schedule.next() else { break };
+            drop(driver);
+            shared.current.set(id);
+            shared.deadline.set(None);
+            if task.as_mut().poll(&mut context).is_ready() {
+                self.ring.end(id, task);
+                driver = shared.driver.borrow_mut();
+            } else {
+                driver = shared.driver.borrow_mut();
+                driver.schedule.put_back(id, task, shared.deadline.get());
+            }
         }
         shared.current.set(TaskId::NONE);
-        let mut driver = shared.driver.borrow_mut();
         if driver.schedule.is_alive(self.root) {
             self.result = driver.turn();
             if self.result.is_ok() {
@@ -331,23 +330,16 @@ impl Run {
 }
 
 /// See [`Ring::wait`].
-pub struct Wait<'r> {
-    ring: &'r Ring,
-    deadline: Millis,
+pub struct Wait {
     waiting: bool,
 }
 
-impl Future for Wait<'_> {
+impl Future for Wait {
     type Output = ();
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.waiting {
-            return Poll::Ready(());
-        }
-        self.waiting = true;
-        self.ring.shared.deadline.set(Some(self.deadline));
-        Poll::Pending
+        if std::mem::replace(&mut self.waiting, true) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -453,12 +445,11 @@ impl Socket {
     #[must_use]
     pub fn receive(&self) -> Option<Chunk> {
         let mut driver = self.ring.shared.driver.borrow_mut();
-        let Driver { sockets, links, .. } = &mut *driver;
+        let Driver { sockets, links, dirty, .. } = &mut *driver;
         let slot = sockets.get_mut(self.id)?;
         let chunk = links.pop_front(&mut slot.input)?;
-        if slot.restored && slot.recv == Recv::Idle {
-            // What came from another process returns no buffer, which would have the socket looked at.
-            driver.touch(self.id);
+        if slot.restored {
+            touch_restored(slot, self.id, dirty);
         }
         Some(chunk)
     }
@@ -481,7 +472,7 @@ impl Socket {
             return;
         }
         let mut driver = self.ring.shared.driver.borrow_mut();
-        let Driver { sockets, links, .. } = &mut *driver;
+        let Driver { sockets, links, dirty, .. } = &mut *driver;
         if let Some(slot) = sockets.get_mut(self.id)
             && slot.send_error == 0
         {
@@ -490,7 +481,7 @@ impl Socket {
                 slot.queued = slot.queued.saturating_add(chunk.len() as u32);
             }
             links.push_back(&mut slot.output, chunk);
-            driver.touch(self.id);
+            touch(slot, self.id, dirty);
         }
     }
 

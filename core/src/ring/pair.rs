@@ -1,8 +1,8 @@
 //! Two sockets at once, for relays: all that is asked of them and done with them in a turn takes one look-up.
 
-use super::driver::{Driver, touch};
+use super::driver::{Driver, touch, touch_restored};
 use super::queue::{Links, Queue};
-use super::socket::{Recv, Slot};
+use super::socket::Slot;
 use super::{Socket, Status, Traffic};
 use crate::base::clock::Millis;
 use crate::base::slots::SlotId;
@@ -48,7 +48,7 @@ impl Between<'_> {
 
     /// Passes on the chunks that have come, until they are `room` bytes or more, and says how many bytes they were. On a
     /// failed socket they are dropped, as by [`Socket::send`].
-    #[inline]
+    #[inline(always)]
     pub fn pass_on(&mut self, from: &mut Half<'_>, to: &mut Half<'_>, room: usize) -> usize {
         if from.slot.input.is_empty() {
             return 0;
@@ -83,9 +83,8 @@ impl Between<'_> {
     /// Something was taken out of the input.
     #[inline]
     fn taken(&mut self, from: &mut Half<'_>) {
-        if from.slot.restored && from.slot.recv == Recv::Idle {
-            // What came from another process returns no buffer, which would have the socket looked at.
-            touch(from.slot, from.id, self.dirty);
+        if from.slot.restored {
+            touch_restored(from.slot, from.id, self.dirty);
         }
     }
 

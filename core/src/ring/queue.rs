@@ -82,7 +82,7 @@ impl Links {
     pub(super) fn push_back(&mut self, queue: &mut Queue, chunk: Chunk) {
         queue.bytes += length(&chunk);
         let index = self.link(chunk, END);
-        if queue.last == END {
+        if queue.is_empty() {
             queue.first = index;
         } else {
             self.links[queue.last as usize].next = index;
@@ -116,8 +116,13 @@ impl Links {
     #[inline]
     pub(super) fn consume(&mut self, queue: &mut Queue, n: usize) {
         // Most often it is one chunk, and all of it.
-        if queue.first == queue.last && queue.bytes() == n {
-            drop(self.pop_front(queue));
+        if queue.first == queue.last
+            && queue.bytes() == n
+            && let Some(link) = self.links.get_mut(queue.first as usize)
+        {
+            drop(link.chunk.take());
+            link.next = std::mem::replace(&mut self.free, queue.first);
+            *queue = Queue::default();
         } else {
             self.consume_some(queue, n);
         }
@@ -145,7 +150,7 @@ impl Links {
 
     /// Moves chunks from the front of one queue to the end of another, until those that have moved are `room` bytes or
     /// more. Says how many they are.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pass_on(&mut self, from: &mut Queue, to: &mut Queue, room: usize) -> usize {
         if from.is_empty() || room == 0 {
             return 0;

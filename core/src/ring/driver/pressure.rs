@@ -8,13 +8,17 @@ use crate::base::mutation::{Mutation, is_on};
 
 impl Driver {
     /// Buffers that one socket may hold at this moment.
+    #[inline]
     pub(super) fn quota(&self) -> u32 {
+        if self.in_use * 4 > self.pool.count() { self.scarce_quota() } else { limits::SOCKET_BUFFER_QUOTA }
+    }
+
+    #[cold]
+    fn scarce_quota(&self) -> u32 {
         if self.in_use * 2 > self.pool.count() {
             limits::SOCKET_BUFFER_QUOTA_RARE
-        } else if self.in_use * 4 > self.pool.count() {
-            limits::SOCKET_BUFFER_QUOTA_SCARCE
         } else {
-            limits::SOCKET_BUFFER_QUOTA
+            limits::SOCKET_BUFFER_QUOTA_SCARCE
         }
     }
 
