@@ -77,6 +77,16 @@ impl<T> Slots<T> {
         if entry.generation == id.generation { entry.value.as_mut() } else { None }
     }
 
+    /// The values behind two handles, unless one is stale or both are the same.
+    #[inline]
+    pub fn pair_mut(&mut self, a: SlotId, b: SlotId) -> Option<(&mut T, &mut T)> {
+        let [first, second] = self.entries.get_disjoint_mut([a.index as usize, b.index as usize]).ok()?;
+        if first.generation != a.generation || second.generation != b.generation {
+            return None;
+        }
+        first.value.as_mut().zip(second.value.as_mut())
+    }
+
     /// Number of values held.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -113,5 +123,15 @@ mod tests {
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
         assert_eq!(slots.len(), 1);
+    }
+
+    #[test]
+    fn two_values_can_be_had_at_once() {
+        let mut slots = Slots::default();
+        let (a, b) = (slots.insert(1), slots.insert(2));
+        assert_eq!(slots.pair_mut(b, a), Some((&mut 2, &mut 1)));
+        assert_eq!(slots.pair_mut(a, a), None, "one value");
+        slots.remove(b);
+        assert_eq!(slots.pair_mut(a, b), None, "a stale handle");
     }
 }

@@ -10,11 +10,11 @@ use super::context::{Context, Gate, Permit, TcpService};
 use super::parcel::{
     self, ConnectingParcel, RelayParcel, Restored, SessionParcel, SocketParcel, UpstreamParcel,
 };
-use super::relay::{Direction, Outcome, cut_off_unsent, pump_both};
+use super::relay::{Direction, Outcome, cut_off_unsent, relay};
 use super::{Record, Session, Step};
 use crate::base::clock::{Millis, deadline};
 use crate::base::mutation::{Mutation, is_on};
-use crate::ring::{Link, Ring, Socket};
+use crate::ring::{Link, Ring, Socket, Traffic};
 use crate::stats::{ClusterScope, TcpScope};
 use crate::upstream::{Cluster, Connection, Endpoint, Lease};
 
@@ -199,10 +199,11 @@ impl Session for Tcp {
             return step;
         }
         let (down, Some(up)) = (&self.down, &self.up) else { return Step::Done };
-        let outcome = pump_both(down, up, &mut self.upward, &mut self.downward);
-        count_traffic(&self.service.stats, down);
+        // They are two sockets of this ring, so there is an answer.
+        let Some(relayed) = relay(down, up, &mut self.upward, &mut self.downward) else { return Step::Done };
+        count_traffic(&self.service.stats, relayed.down);
         up.count_traffic();
-        match outcome {
+        match relayed.outcome {
             Outcome::Finished => {
                 self.log("finished");
                 Step::Done
@@ -215,9 +216,8 @@ impl Session for Tcp {
                 Step::Done
             }
             Outcome::Open => {
-                let idle_since = down.status().activity.max(up.status().activity);
-                let expires = deadline(idle_since, self.service.tcp().idle_timeout_ms);
-                if expires <= self.context.ring.now() {
+                let expires = deadline(relayed.activity, self.service.tcp().idle_timeout_ms);
+                if expires <= relayed.now {
                     self.service.stats.inc(TcpScope::IDLE_TIMEOUT);
                     self.log("idle timeout");
                     cut_off_unsent(down);
@@ -279,7 +279,7 @@ impl Session for Tcp {
 impl Drop for Tcp {
     fn drop(&mut self) {
         let stats = &self.service.stats;
-        count_traffic(stats, &self.down);
+        count_traffic(stats, self.down.take_traffic());
         if self.moved {
             stats.lower(TcpScope::CX_ACTIVE, 1);
             return;
@@ -293,8 +293,8 @@ impl Drop for Tcp {
 }
 
 /// Counts the bytes that have come and gone since the last time.
-fn count_traffic(stats: &Block<TcpScope>, down: &Socket) {
-    let traffic = down.take_traffic();
+#[inline]
+fn count_traffic(stats: &Block<TcpScope>, traffic: Traffic) {
     stats.add(TcpScope::CX_RX_BYTES, traffic.received);
     stats.add(TcpScope::CX_TX_BYTES, traffic.sent);
 }

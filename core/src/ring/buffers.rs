@@ -39,12 +39,25 @@ pub(super) struct Pool(Rc<Inner>);
 struct Inner {
     memory: NonNull<u8>,
     buffer_size: usize,
-    count: usize,
-    refs: Box<[Cell<u32>]>,
-    owner: Box<[Cell<SlotId>]>,
-    returned: RefCell<Vec<u16>>,
+    /// What is known of each receive buffer.
+    table: Box<[Buffer]>,
+    /// The buffer that was returned last; the others follow by [`Buffer::next`].
+    returned: Cell<u32>,
     heads: RefCell<Heads>,
 }
+
+/// One receive buffer.
+struct Buffer {
+    /// The chunks that point into it.
+    refs: Cell<u32>,
+    /// Who is charged for it.
+    owner: Cell<SlotId>,
+    /// The one that was returned before it, if it is returned itself, or [`NONE`].
+    next: Cell<u32>,
+}
+
+/// No buffer.
+const NONE: u32 = u32::MAX;
 
 #[derive(Default)]
 struct Heads {
@@ -60,8 +73,36 @@ struct HeadBuf {
 
 impl Inner {
     /// From the start of one buffer to the start of the next.
+    #[inline]
     const fn stride(&self) -> usize {
         self.buffer_size + STAGGER_BYTES
+    }
+
+    /// Where the buffer `id` lies, and what is known of it.
+    #[inline]
+    fn buffer(&self, id: u16) -> (NonNull<u8>, &Buffer) {
+        let buffer = &self.table[id as usize];
+        // SAFETY: `id` is below the length of the table, and the mapping has as many strides, so the offset stays inside.
+        (unsafe { self.memory.add(id as usize * self.stride()) }, buffer)
+    }
+
+    /// A chunk of the head buffer `index` is gone.
+    #[inline(never)]
+    fn drop_head(&self, index: u32) {
+        let heads = &mut *self.heads.borrow_mut();
+        let head = &mut heads.table[index as usize];
+        head.refs -= 1;
+        if head.refs == 0 {
+            let bytes = std::mem::take(&mut head.bytes);
+            heads.free.push(index);
+            heads.recycle(bytes);
+        }
+    }
+
+    /// Nothing points into the buffer `id` any more, or never has.
+    #[inline]
+    fn give_back(&self, id: u32, buffer: &Buffer) {
+        buffer.next.set(self.returned.replace(id));
     }
 }
 
@@ -70,7 +111,7 @@ impl Drop for Inner {
         // SAFETY: the mapping was made in `Pool::new` with this address and length, and every chunk holds a reference
         // to `self`, so nothing points into it any more. The driver outlives the kernel's use: it keeps a reference
         // until the ring is drained, and leaks one if draining fails.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.count * self.stride()) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.table.len() * self.stride()) };
     }
 }
 
@@ -98,60 +139,66 @@ impl Pool {
         let memory =
             NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
         let nobody = SlotId { index: u32::MAX, generation: 0 };
+        let buffer = |_| Buffer { refs: Cell::new(0), owner: Cell::new(nobody), next: Cell::new(NONE) };
         Ok(Self(Rc::new(Inner {
             memory,
             buffer_size,
-            count,
-            refs: (0..count).map(|_| Cell::new(0)).collect(),
-            owner: (0..count).map(|_| Cell::new(nobody)).collect(),
-            returned: RefCell::new(Vec::new()),
+            table: (0..count).map(buffer).collect(),
+            returned: Cell::new(NONE),
             heads: RefCell::default(),
         })))
     }
 
+    #[inline]
     pub(super) fn count(&self) -> usize {
-        self.0.count
+        self.0.table.len()
     }
 
+    #[inline]
     pub(super) fn buffer_size(&self) -> usize {
         self.0.buffer_size
     }
 
     /// Where buffer `id` lies, for the kernel's buffer ring.
+    #[inline]
     pub(super) fn address(&self, id: u16) -> *mut u8 {
-        assert!((id as usize) < self.0.count);
-        // SAFETY: `id` is below the count, so the offset stays inside the mapping.
-        unsafe { self.0.memory.as_ptr().add(id as usize * self.0.stride()) }
+        self.0.buffer(id).0.as_ptr()
     }
 
     /// Takes a buffer that a completion handed over, as a chunk of its first `len` bytes. `owner` is charged for it.
+    #[inline]
     pub(super) fn receive(&self, id: u16, len: usize, owner: SlotId) -> Chunk {
         assert!(len <= self.0.buffer_size);
-        let refs = &self.0.refs[id as usize];
-        debug_assert_eq!(refs.get(), 0, "the kernel handed out a buffer that is held");
-        refs.set(1);
-        self.0.owner[id as usize].set(owner);
+        let (start, buffer) = self.0.buffer(id);
+        debug_assert_eq!(buffer.refs.get(), 0, "the kernel handed out a buffer that is held");
+        buffer.refs.set(1);
+        buffer.owner.set(owner);
         #[allow(clippy::cast_possible_truncation)] // buffer_size is bounded far below 4 GiB
         let len = len as u32;
-        // SAFETY: `address` lies inside a live mapping, hence is not null.
-        let start = unsafe { NonNull::new_unchecked(self.address(id)) };
         Chunk { start, len, source: u32::from(id), pool: Rc::clone(&self.0) }
     }
 
     /// Hands back a buffer that carries nothing.
     pub(super) fn give_back(&self, id: u16, owner: SlotId) {
-        self.0.owner[id as usize].set(owner);
-        self.0.returned.borrow_mut().push(id);
+        let (_, buffer) = self.0.buffer(id);
+        buffer.owner.set(owner);
+        self.0.give_back(u32::from(id), buffer);
     }
 
-    /// The next returned buffer and who was charged for it.
+    /// The buffer that was returned last, and who was charged for it.
+    #[inline]
     pub(super) fn take_returned(&self) -> Option<(u16, SlotId)> {
-        let id = self.0.returned.borrow_mut().pop()?;
-        Some((id, self.0.owner[id as usize].get()))
+        let id = self.0.returned.get();
+        // Nothing is at the position NONE, which no table is long enough for.
+        let buffer = self.0.table.get(id as usize)?;
+        self.0.returned.set(buffer.next.get());
+        #[allow(clippy::cast_possible_truncation)] // receive buffers are numbered in 16 bits
+        Some((id as u16, buffer.owner.get()))
     }
 
+    #[inline]
     pub(super) fn has_returned(&self) -> bool {
-        !self.0.returned.borrow().is_empty()
+        self.0.returned.get() != NONE
     }
 
     /// An empty head buffer.
@@ -238,7 +285,7 @@ impl Chunk {
 
     /// Charges the receive buffer of this chunk to a socket.
     pub(super) fn charge(&self, owner: SlotId) {
-        self.pool.owner[self.source as usize].set(owner);
+        self.pool.table[self.source as usize].owner.set(owner);
     }
 
     pub(super) fn as_ptr(&self) -> *const u8 {
@@ -248,7 +295,7 @@ impl Chunk {
     /// Copies `bytes` behind this chunk into its own receive buffer, if nothing else points into that and there is
     /// room. Says whether it did.
     pub(super) fn append(&mut self, bytes: &[u8]) -> bool {
-        if self.source & HEAD != 0 || self.pool.refs[self.source as usize].get() != 1 {
+        if self.source & HEAD != 0 || self.pool.table[self.source as usize].refs.get() != 1 {
             return false;
         }
         let base = self.source as usize * self.pool.stride();
@@ -270,9 +317,10 @@ impl Chunk {
 }
 
 impl Clone for Chunk {
+    #[inline]
     fn clone(&self) -> Self {
         if self.source & HEAD == 0 {
-            let refs = &self.pool.refs[self.source as usize];
+            let refs = &self.pool.table[self.source as usize].refs;
             refs.set(refs.get() + 1);
         } else {
             self.pool.heads.borrow_mut().table[(self.source & !HEAD) as usize].refs += 1;
@@ -282,25 +330,17 @@ impl Clone for Chunk {
 }
 
 impl Drop for Chunk {
+    #[inline]
     fn drop(&mut self) {
-        if self.source & HEAD == 0 {
-            let refs = &self.pool.refs[self.source as usize];
-            refs.set(refs.get() - 1);
-            if refs.get() == 0 {
-                // The source fits: receive buffers are numbered in 16 bits.
-                #[allow(clippy::cast_possible_truncation)]
-                self.pool.returned.borrow_mut().push(self.source as u16);
-            }
+        if self.source & HEAD != 0 {
+            self.pool.drop_head(self.source & !HEAD);
             return;
         }
-        let index = self.source & !HEAD;
-        let mut heads = self.pool.heads.borrow_mut();
-        let head = &mut heads.table[index as usize];
-        head.refs -= 1;
-        if head.refs == 0 {
-            let bytes = std::mem::take(&mut head.bytes);
-            heads.free.push(index);
-            heads.recycle(bytes);
+        let buffer = &self.pool.table[self.source as usize];
+        let refs = buffer.refs.get() - 1;
+        buffer.refs.set(refs);
+        if refs == 0 {
+            self.pool.give_back(self.source, buffer);
         }
     }
 }

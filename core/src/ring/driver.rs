@@ -4,18 +4,19 @@
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
 mod closing;
+mod flushing;
 mod moving;
 mod pressure;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
 use socket2::SockAddr;
 
-use super::buffers::Pool;
+use super::buffers::{Chunk, Pool};
 use super::kernel::Completion;
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
@@ -71,6 +72,9 @@ pub struct RingStats {
 /// used in the process before, can be told.
 const EPOCH_US: Micros = 1 << 52;
 
+/// Who is charged for buffers that nobody is charged for.
+const NOBODY: SlotId = SlotId { index: u32::MAX, generation: 0 };
+
 pub(super) struct Driver {
     kernel: Kernel,
     pub(super) pool: Pool,
@@ -85,7 +89,7 @@ pub(super) struct Driver {
     pub(super) now: Millis,
     pub(super) now_us: Micros,
     pub(super) stats: RingStats,
-    dirty: Vec<SlotId>,
+    pub(super) dirty: Vec<SlotId>,
     dirty_listeners: Vec<SlotId>,
     parked: VecDeque<SlotId>,
     #[allow(clippy::vec_box)] // the kernel knows their addresses
@@ -102,7 +106,6 @@ pub(super) struct Driver {
     supply: Supply,
     /// Operations that will complete.
     in_flight: usize,
-    completions: Vec<Completion>,
     start: Instant,
     fatal: Option<io::Error>,
     /// The kernel ends a multishot recv after a number of bytes.
@@ -138,7 +141,6 @@ impl Driver {
             idle: Vec::new(),
             supply: Supply::new(),
             in_flight: 0,
-            completions: Vec::with_capacity(limits::COMPLETION_ENTRIES as usize),
             start: sys::now(),
             fatal: None,
             recv_limit,
@@ -174,11 +176,8 @@ impl Driver {
     /// Has the socket looked at before the next enter.
     #[inline]
     pub(super) fn touch(&mut self, id: SlotId) {
-        if let Some(slot) = self.sockets.get_mut(id)
-            && !slot.dirty
-        {
-            slot.dirty = true;
-            self.dirty.push(id);
+        if let Some(slot) = self.sockets.get_mut(id) {
+            touch(slot, id, &mut self.dirty);
         }
     }
 
@@ -290,145 +289,54 @@ impl Driver {
         }
     }
 
-    // ---- from slot state to submissions ----
-
-    fn push(&mut self, entry: &io_uring::squeue::Entry) {
-        self.stats.submissions += 1;
-        if let Err(error) = self.kernel.push(entry) {
-            // The ring itself is broken: the worker ends with this error at its next turn.
-            self.fatal = Some(error);
-        }
-    }
-
-    fn flush(&mut self) {
-        loop {
-            self.return_buffers();
-            let quota = self.quota();
-            let mut dirty = std::mem::take(&mut self.dirty);
-            for id in dirty.drain(..) {
-                self.flush_socket(id, quota);
-            }
-            // Flushing touches no socket again, so the list is reused with its capacity.
-            debug_assert!(self.dirty.is_empty());
-            self.dirty = dirty;
-            // Closing a socket can free buffers, for which others may be parked.
-            if !self.pool.has_returned() {
-                break;
-            }
-        }
-        while let Some(id) = self.dirty_listeners.pop() {
-            self.arm_listener(id);
-        }
-    }
-
-    fn flush_socket(&mut self, id: SlotId, quota: u32) {
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        slot.dirty = false;
-        if slot.closing {
-            if slot.is_joined() || is_on(Mutation::ClosedBeforeJoined) {
-                self.finish_close(id);
-            }
-            return;
-        }
-        let holds = slot.holds(self.pool.buffer_size());
-        if slot.wants_recv(holds, quota) {
-            slot.recv = Recv::Armed;
-            slot.throttled = false;
-            // Without a limit a single pass of the kernel may fill 32 buffers before the quota is looked at.
-            let bytes = (quota - holds) as usize * self.pool.buffer_size();
-            let limit = u32::try_from(bytes).ok().filter(|_| self.recv_limit);
-            let entry = slot.recv_entry(id, limit);
-            self.in_flight += 1;
-            self.push(&entry);
-        }
-        let Some(slot) = self.sockets.get_mut(id) else { return };
-        if slot.wants_send() {
-            slot.sending = true;
-            let only = {
-                let mut chunks = self.links.iter(slot.output);
-                // A queue that is not empty has a first chunk.
-                let first =
-                    chunks.next().map_or((std::ptr::null(), 0), |chunk| (chunk.as_ptr(), chunk.len()));
-                if chunks.next().is_none() { Some(first) } else { None }
-            };
-            let entry = if let Some((start, len)) = only {
-                #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
-                opcode::Send::new(types::Fd(slot.fd), start, len as u32)
-                    .flags(slot.send_flags())
-                    .build()
-                    .user_data(Kind::Send.user_data(id))
-            } else {
-                let index = self.free_vectors.pop().unwrap_or_else(|| {
-                    self.vectors.push(SendVectors::new());
-                    #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 sends
-                    {
-                        (self.vectors.len() - 1) as u32
-                    }
-                });
-                slot.vectors = Some(index);
-                self.vectors[index as usize].entry(slot, id, &self.links)
-            };
-            self.in_flight += 1;
-            self.push(&entry);
-        } else {
-            slot.half_close();
-        }
-    }
-
-    fn arm_listener(&mut self, id: SlotId) {
-        let Some(listener) = self.listeners.get_mut(id) else { return };
-        if listener.paused && listener.armed && !listener.closing {
-            self.push(&cancel_entry(Kind::Accept, id));
-        } else if !listener.paused && !listener.armed && !listener.closing {
-            listener.armed = true;
-            let entry = opcode::AcceptMulti::new(types::Fd(listener.fd.as_raw_fd()))
-                .flags(libc::SOCK_CLOEXEC)
-                .build()
-                .user_data(Kind::Accept.user_data(id));
-            self.in_flight += 1;
-            self.push(&entry);
-        }
-    }
-
     // ---- from completions to slot state ----
 
     /// Acts on the completions that are there.
     fn reap(&mut self) {
-        let mut completions = std::mem::take(&mut self.completions);
-        self.kernel.reap(&mut completions);
-        self.stats.completions += completions.len() as u64;
-        for completion in completions.drain(..) {
+        let ready = self.kernel.ready();
+        self.stats.completions += ready as u64;
+        for _ in 0..ready {
+            let Some(completion) = self.kernel.take() else { break };
             self.complete(completion);
         }
-        self.completions = completions;
     }
 
+    #[inline]
     fn complete(&mut self, completion: Completion) {
         let Some((kind, id)) = Kind::parse(completion.user_data) else { return };
-        if kind != Kind::Silent && !completion.more() {
+        if kind == Kind::Silent {
+            return;
+        }
+        if !completion.more() {
             self.in_flight -= 1;
         }
+        // These two are nearly all that there are.
+        if kind == Kind::Recv {
+            self.on_recv(id, completion);
+        } else if kind == Kind::Send {
+            self.on_send(id, completion.result);
+        } else {
+            self.on_other(kind, id, completion);
+        }
+    }
+
+    #[inline(never)]
+    fn on_other(&mut self, kind: Kind, id: SlotId, completion: Completion) {
         match kind {
-            Kind::Recv => self.on_recv(id, completion),
-            Kind::Send => self.on_send(id, completion.result),
             Kind::Connect => self.on_connect(id, completion.result),
             Kind::Accept => self.on_accept(id, completion),
             Kind::Watch => self.on_watch(id, completion),
-            Kind::Silent => {}
+            Kind::Recv | Kind::Send | Kind::Silent => {}
         }
     }
 
+    #[inline]
     fn on_recv(&mut self, id: SlotId, completion: Completion) {
-        let nobody = SlotId { index: u32::MAX, generation: 0 };
         let buffer = completion.buffer();
-        if buffer.is_some() {
-            self.in_use += 1;
-        }
-        let (quota, at_hand) = (self.quota(), self.at_hand());
+        self.in_use += usize::from(buffer.is_some());
+        let quota = self.quota();
         let Some(slot) = self.sockets.get_mut(id) else {
-            if let Some(buffer) = buffer {
-                self.pool.give_back(buffer, nobody);
-            }
+            self.drop_buffer(buffer);
             return;
         };
         if !completion.more() {
@@ -437,113 +345,127 @@ impl Driver {
         // Nothing may follow an error: the stream has a gap there.
         let is_lost = is_on(Mutation::LostLateCompletion) && slot.recv == Recv::Cancelling;
         if slot.closing || slot.recv_error != 0 || is_lost {
-            if let Some(buffer) = buffer {
-                self.pool.give_back(buffer, nobody);
-            }
-            self.touch(id);
+            touch(slot, id, &mut self.dirty);
+            self.drop_buffer(buffer);
             return;
         }
-        let (mut wake, mut throttle) = (true, false);
-        match (completion.result, buffer) {
-            (len @ 1.., Some(buffer)) => {
-                #[allow(clippy::cast_sign_loss)] // the arm says that it is positive
-                let len = len as usize;
-                slot.activity = self.now;
-                #[allow(clippy::cast_possible_truncation)] // a buffer at most
-                {
-                    slot.received = slot.received.saturating_add(len as u32);
-                }
-                self.supply.received(len);
-                let chunk = self.pool.receive(buffer, len, nobody);
-                if len > limits::COALESCE_BYTES || !self.links.append(&mut slot.input, chunk.as_slice()) {
-                    chunk.charge(id);
-                    slot.held += 1;
-                    self.links.push_back(&mut slot.input, chunk);
-                }
-                if slot.holds(self.pool.buffer_size()) >= quota && slot.recv == Recv::Armed {
-                    slot.throttled = true;
-                    throttle = true;
-                }
-            }
-            (0, buffer) => {
-                // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
-                if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) {
-                    slot.recv_error = libc::ECONNRESET;
-                } else {
-                    slot.eof = true;
-                }
-                if let Some(buffer) = buffer {
-                    self.pool.give_back(buffer, nobody);
-                }
-            }
-            (error, buffer) => {
-                if let Some(buffer) = buffer {
-                    self.pool.give_back(buffer, nobody);
-                }
-                match -error {
-                    libc::ENOBUFS => {
-                        self.stats.no_buffers += 1;
-                        self.supply.ran_out();
-                        wake = false;
-                        // This may be seen so late (behind an overflow of the queue) that buffers have come back since.
-                        // Then it is tried again: who waits is looked at only when one comes back.
-                        if at_hand == 0 {
-                            slot.parked = true;
-                            self.parked.push_back(id);
-                        }
-                    }
-                    // Asked to stop because of the quota; flush arms it again when the quota allows.
-                    libc::ECANCELED | libc::EINTR | libc::EAGAIN => wake = false,
-                    errno => slot.recv_error = errno,
-                }
-            }
+        let (len @ 1.., Some(buffer)) = (completion.result, buffer) else {
+            self.on_recv_end(id, completion.result, buffer);
+            return;
+        };
+        #[allow(clippy::cast_sign_loss)] // the pattern says that it is positive
+        let len = len as usize;
+        slot.activity = self.now;
+        #[allow(clippy::cast_possible_truncation)] // a buffer at most
+        {
+            slot.received = slot.received.saturating_add(len as u32);
         }
-        let (idle, task) = (slot.recv == Recv::Idle, slot.task);
-        wake |= idle && slot.frozen;
-        if throttle {
+        self.supply.received(len);
+        let chunk = self.pool.receive(buffer, len, id);
+        if slot.input.is_empty() {
+            slot.held += 1;
+            self.links.push_back(&mut slot.input, chunk);
+        } else {
+            push_behind(&mut self.links, slot, chunk);
+        }
+        let task = slot.task;
+        if slot.recv == Recv::Idle {
+            touch(slot, id, &mut self.dirty);
+        } else if slot.recv == Recv::Armed && slot.holds(self.pool.buffer_size()) >= quota {
+            slot.throttled = true;
             self.stop_recv(id);
         }
-        if idle {
-            self.touch(id);
+        self.wake(id, task);
+    }
+
+    /// A recv has brought no bytes.
+    #[cold]
+    fn on_recv_end(&mut self, id: SlotId, result: i32, buffer: Option<u16>) {
+        self.drop_buffer(buffer);
+        let at_hand = self.at_hand();
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        let mut wake = true;
+        match -result {
+            // The kernel tells of a reset once. Where the send was told, the recv sees an end, which it is not.
+            0 if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) => {
+                slot.recv_error = libc::ECONNRESET;
+            }
+            0 => slot.eof = true,
+            libc::ENOBUFS => {
+                self.stats.no_buffers += 1;
+                self.supply.ran_out();
+                wake = false;
+                // This may be seen so late (behind an overflow of the queue) that buffers have come back since. Then it is
+                // tried again: who waits is looked at only when one comes back.
+                if at_hand == 0 {
+                    slot.parked = true;
+                    self.parked.push_back(id);
+                }
+            }
+            // Asked to stop because of the quota; flush arms it again when the quota allows.
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => wake = false,
+            errno => slot.recv_error = errno,
+        }
+        let task = slot.task;
+        if slot.recv == Recv::Idle {
+            wake |= slot.frozen;
+            touch(slot, id, &mut self.dirty);
         }
         if wake {
             self.wake(id, task);
         }
     }
 
+    /// Gives back a buffer for which nobody is charged, if there is one.
+    fn drop_buffer(&self, buffer: Option<u16>) {
+        if let Some(buffer) = buffer {
+            self.pool.give_back(buffer, NOBODY);
+        }
+    }
+
+    #[inline]
     fn on_send(&mut self, id: SlotId, result: i32) {
         let Some(slot) = self.sockets.get_mut(id) else { return };
         slot.sending = false;
-        if let Some(index) = slot.vectors.take() {
+        if let Some(index) = slot.vectors {
+            slot.vectors = None;
             self.free_vectors.push(index);
         }
         if slot.closing {
-            self.touch(id);
+            touch(slot, id, &mut self.dirty);
             return;
         }
+        let Ok(sent @ 1..) = usize::try_from(result) else {
+            self.on_send_error(id, -result);
+            return;
+        };
+        slot.activity = self.now;
+        let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
+        self.links.consume(&mut slot.output, all);
+        let wake = slot.frozen || slot.has_drained();
+        if slot.output.is_empty() {
+            // At once: the last bytes wait for the FIN, to leave with it.
+            slot.half_close();
+        } else {
+            touch(slot, id, &mut self.dirty);
+        }
+        if wake {
+            let task = slot.task;
+            self.wake(id, task);
+        }
+    }
+
+    /// A send has taken nothing.
+    #[cold]
+    fn on_send_error(&mut self, id: SlotId, errno: i32) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
         let task = slot.task;
-        match usize::try_from(result) {
-            Ok(sent @ 1..) => {
-                slot.activity = self.now;
-                let all = if is_on(Mutation::ShortSendTakenForWhole) { slot.output.bytes() } else { sent };
-                self.links.consume(&mut slot.output, all);
-                let wake = slot.frozen || slot.has_drained();
-                // At once: the last bytes wait for the FIN, to leave with it.
-                slot.half_close();
-                if !slot.output.is_empty() {
-                    self.touch(id);
-                }
-                if wake {
-                    self.wake(id, task);
-                }
-            }
+        match errno {
             // Stopped because the socket is to be handed over (EINTR: by a kernel thread): nothing of it has gone out.
-            _ if slot.frozen && matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
-                self.wake(id, task);
-            }
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => self.touch(id),
+            libc::EINTR | libc::EAGAIN | libc::ECANCELED if slot.frozen => self.wake(id, task),
+            libc::EINTR | libc::EAGAIN | libc::ECANCELED => touch(slot, id, &mut self.dirty),
             _ => {
-                slot.send_error = if result < 0 { -result } else { libc::EPIPE };
+                slot.send_error = if errno > 0 { errno } else { libc::EPIPE };
                 self.links.clear(&mut slot.output);
                 self.wake(id, task);
             }
@@ -593,11 +515,16 @@ impl Driver {
     #[inline]
     fn wake(&mut self, id: SlotId, task: TaskId) {
         if task == TaskId::NONE {
-            self.orphans.push_back(id);
-            self.schedule.wake(self.orphan_task);
+            self.wake_orphan(id);
         } else {
             self.schedule.wake(task);
         }
+    }
+
+    #[cold]
+    fn wake_orphan(&mut self, id: SlotId) {
+        self.orphans.push_back(id);
+        self.schedule.wake(self.orphan_task);
     }
 }
 
@@ -612,6 +539,37 @@ impl Drop for Driver {
             std::mem::forget(std::mem::take(&mut self.addresses));
             std::mem::forget(self.pool.clone());
         }
+    }
+}
+
+/// Has the socket of `slot` looked at before the next enter.
+#[inline]
+pub(super) fn touch(slot: &mut Slot, id: SlotId, dirty: &mut Vec<SlotId>) {
+    if !slot.dirty {
+        slot.dirty = true;
+        dirty.push(id);
+    }
+}
+
+/// Something was taken from a socket that has come from another process: that returns no buffer, which would have the
+/// socket looked at.
+#[cold]
+pub(super) fn touch_restored(slot: &mut Slot, id: SlotId, dirty: &mut Vec<SlotId>) {
+    if slot.recv == Recv::Idle {
+        touch(slot, id, dirty);
+    }
+}
+
+/// Something is unread yet: a small piece is appended to the last one where that has room, so that it needs no buffer of its
+/// own.
+#[inline(never)]
+fn push_behind(links: &mut Links, slot: &mut Slot, chunk: Chunk) {
+    if chunk.len() <= limits::COALESCE_BYTES && links.append(&mut slot.input, chunk.as_slice()) {
+        // Its buffer goes back at once, and nobody was charged for it.
+        chunk.charge(NOBODY);
+    } else {
+        slot.held += 1;
+        links.push_back(&mut slot.input, chunk);
     }
 }
 

@@ -3,6 +3,7 @@
 //! The only code that hands addresses to the kernel. Callers keep what an entry points to alive and unmoved until its
 //! completion (see `driver.rs`), which is what makes [`Kernel::push`] sound.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
@@ -27,13 +28,22 @@ pub(super) struct Completion {
 
 impl Completion {
     /// The operation goes on: more completions will follow.
+    #[inline]
     pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
     }
 
     /// The provided buffer that this completion hands over.
+    #[inline]
     pub(super) fn buffer(&self) -> Option<u16> {
         cqueue::buffer_select(self.flags)
+    }
+}
+
+impl From<cqueue::Entry> for Completion {
+    #[inline]
+    fn from(entry: cqueue::Entry) -> Self {
+        Self { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() }
     }
 }
 
@@ -61,7 +71,7 @@ pub(super) struct Kernel {
     /// Completions that found the queue full so far; the kernel keeps them back, none is lost.
     pub(super) overflows: u64,
     /// Completions taken out early, to make room for submissions.
-    stash: Vec<Completion>,
+    stash: VecDeque<Completion>,
 }
 
 const IORING_ENTER_GETEVENTS: u32 = 1;
@@ -94,24 +104,33 @@ impl Kernel {
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let (enter_fd, enter_flags) = register_ring_fd(ring.as_raw_fd())
             .map_or_else(|| (ring.as_raw_fd(), 0), |index| (index, IORING_ENTER_REGISTERED_RING));
-        Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0, stash: Vec::new() })
+        Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0, stash: VecDeque::new() })
     }
 
     /// Queues an entry; a full queue is submitted first.
     ///
     /// Everything that `entry` points to must stay where it is until its last completion.
+    #[inline]
     pub(super) fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the caller keeps what the entry points to alive until its completion; the driver does so by keeping
+        // chunks, vectors and addresses in slots that are freed only after the operations on them are joined.
+        if unsafe { self.ring.submission().push(entry) }.is_ok() {
+            return Ok(());
+        }
+        self.push_to_full(entry)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_to_full(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
-            // SAFETY: the caller keeps what the entry points to alive until its completion; the driver does so by keeping
-            // chunks, vectors and addresses in slots that are freed only after the operations on them are joined.
+            self.enter(Some(Duration::ZERO))?;
+            // A full completion queue can keep the kernel from taking submissions.
+            self.stash.extend(self.ring.completion().map(Completion::from));
+            // SAFETY: as in `push`.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
-            self.enter(Some(Duration::ZERO))?;
-            // A full completion queue can keep the kernel from taking submissions.
-            let mut stash = std::mem::take(&mut self.stash);
-            self.reap(&mut stash);
-            self.stash = stash;
         }
     }
 
@@ -154,19 +173,29 @@ impl Kernel {
         }
     }
 
-    /// Takes the completions that are there into `out`, at most as many as the queue holds.
-    pub(super) fn reap(&mut self, out: &mut Vec<Completion>) {
-        out.append(&mut self.stash);
+    /// How many completions there are at this moment, to be [taken](Self::take).
+    pub(super) fn ready(&mut self) -> usize {
         let queue = self.ring.completion();
         self.overflows = u64::from(queue.overflow());
-        out.extend(queue.map(|entry| Completion {
-            user_data: entry.user_data(),
-            result: entry.result(),
-            flags: entry.flags(),
-        }));
+        self.stash.len() + queue.len()
+    }
+
+    /// The next completion.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<Completion> {
+        if !self.stash.is_empty() {
+            return self.take_stashed();
+        }
+        self.ring.completion().next().map(Completion::from)
+    }
+
+    #[cold]
+    fn take_stashed(&mut self) -> Option<Completion> {
+        self.stash.pop_front()
     }
 
     /// Gives buffer `id` to the kernel; it may use it after [`Self::publish`].
+    #[inline]
     pub(super) fn offer(&mut self, id: u16, pool: &Pool) {
         self.buffers.offer(id, pool);
     }
@@ -226,6 +255,7 @@ impl BufferRing {
         Ok(this)
     }
 
+    #[inline]
     fn offer(&mut self, id: u16, pool: &Pool) {
         let index = self.tail & (self.entries - 1);
         // SAFETY: `index` is below `entries`, so the entry lies in the mapping, and the kernel does not read it before the

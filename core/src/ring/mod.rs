@@ -20,6 +20,7 @@ mod driver;
 #[cfg_attr(feature = "sim", allow(dead_code))] // the simulator needs the probe's part of it only
 mod kernel;
 pub mod mailbox;
+mod pair;
 mod queue;
 mod readiness;
 mod schedule;
@@ -46,19 +47,21 @@ use socket2::SockAddr;
 
 pub use self::buffers::{Chunk, WriteBuf};
 pub use self::driver::RingStats;
-use self::driver::{Driver, Listener};
+use self::driver::{Driver, Listener, touch, touch_restored};
 #[cfg(not(feature = "sim"))]
 use self::kernel::Kernel;
+pub use self::pair::{Between, Half};
 pub use self::readiness::readiness;
+use self::schedule::Task;
 pub use self::schedule::TaskId;
 pub use self::setup::{Capabilities, Unsupported, probe};
 #[cfg(feature = "sim")]
 use self::sim::{Kernel, sys};
-use self::socket::Recv;
+use self::socket::Slot;
 pub use self::socket::{Link, SocketState};
 use crate::base::clock::{Micros, Millis};
 use crate::base::limits;
-use crate::base::slots::{SlotId, Slots};
+use crate::base::slots::SlotId;
 
 /// How long the end of a worker waits for the kernel to let go of its buffers.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -71,8 +74,6 @@ pub fn stream_socket(domain: socket2::Domain) -> io::Result<socket2::Socket> {
     sys::socket(domain)
 }
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
-
 /// A worker's ring; cheap to clone, bound to its thread.
 #[derive(Clone)]
 pub struct Ring {
@@ -81,9 +82,9 @@ pub struct Ring {
 
 struct Shared {
     driver: RefCell<Driver>,
-    /// A task that is being polled is taken out.
-    tasks: RefCell<Slots<Option<Task>>>,
     current: Cell<TaskId>,
+    /// What the task that is running waits for at most, if it has said so.
+    deadline: Cell<Option<Millis>>,
     pool: buffers::Pool,
 }
 
@@ -100,8 +101,8 @@ impl Ring {
         Ok(Self {
             shared: Rc::new(Shared {
                 driver: RefCell::new(driver),
-                tasks: RefCell::default(),
                 current: Cell::new(TaskId::NONE),
+                deadline: Cell::new(None),
                 pool,
             }),
         })
@@ -122,27 +123,17 @@ impl Ring {
         Run { root: self.spawn(root), ring: self.clone(), finishing: None, result: Ok(()) }
     }
 
-    fn poll(&self, id: TaskId) {
-        let Some(mut task) = self.shared.tasks.borrow_mut().get_mut(id.0).and_then(Option::take) else {
-            return;
-        };
-        self.shared.current.set(id);
-        let done = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    #[cold]
+    fn end(&self, id: TaskId, task: Task) {
         self.shared.current.set(TaskId::NONE);
-        if done {
-            drop(task);
-            self.shared.tasks.borrow_mut().remove(id.0);
-            self.shared.driver.borrow_mut().schedule.remove(id);
-        } else if let Some(place) = self.shared.tasks.borrow_mut().get_mut(id.0) {
-            *place = Some(task);
-        }
+        // Dropping it may close sockets, which needs the driver.
+        drop(task);
+        self.shared.driver.borrow_mut().schedule.remove(id);
     }
 
     /// Starts a task.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
-        let id = TaskId(self.shared.tasks.borrow_mut().insert(Some(Box::pin(future))));
-        self.shared.driver.borrow_mut().schedule.add(id);
-        id
+        self.shared.driver.borrow_mut().schedule.add(Box::pin(future))
     }
 
     /// The task that is running.
@@ -158,17 +149,17 @@ impl Ring {
 
     /// Wakes every task of this worker, because something has changed that concerns all.
     pub fn wake_all(&self) {
-        let tasks: Vec<SlotId> = self.shared.tasks.borrow().ids().collect();
-        let mut driver = self.shared.driver.borrow_mut();
-        for id in tasks {
-            driver.schedule.wake(TaskId(id));
-        }
+        self.shared.driver.borrow_mut().schedule.wake_all();
     }
 
     /// Waits until something happens to one of the task's sockets, listeners or mailboxes, somebody wakes it, or
     /// `deadline` comes. May also return without a reason: callers look at their sockets' state and at the clock.
-    pub fn wait(&self, deadline: Millis) -> Wait<'_> {
-        Wait { ring: self, deadline, waiting: false }
+    ///
+    /// To be awaited at once.
+    #[inline]
+    pub fn wait(&self, deadline: Millis) -> Wait {
+        self.shared.deadline.set(Some(deadline));
+        Wait { waiting: false }
     }
 
     /// The time of this turn of the loop.
@@ -276,19 +267,31 @@ impl Run {
             }
             return finished.unwrap_or(false);
         }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut driver = shared.driver.borrow_mut();
         for _ in 0..limits::TASKS_PER_TURN {
-            let next = shared.driver.borrow_mut().schedule.next();
-            let Some(task) = next else { break };
-            self.ring.poll(task);
+            let Some((id, mut task)) = driver.schedule.next() else { break };
+            drop(driver);
+            shared.current.set(id);
+            shared.deadline.set(None);
+            if task.as_mut().poll(&mut context).is_ready() {
+                self.ring.end(id, task);
+                driver = shared.driver.borrow_mut();
+            } else {
+                driver = shared.driver.borrow_mut();
+                driver.schedule.put_back(id, task, shared.deadline.get());
+            }
         }
-        if shared.tasks.borrow().get(self.root.0).is_some() {
-            self.result = shared.driver.borrow_mut().turn();
+        shared.current.set(TaskId::NONE);
+        if driver.schedule.is_alive(self.root) {
+            self.result = driver.turn();
             if self.result.is_ok() {
                 return true;
             }
         }
         // Dropping a session may close sockets, which needs the driver: take the tasks out before.
-        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        let tasks = driver.schedule.take_all();
+        drop(driver);
         drop(tasks);
         shared.driver.borrow_mut().stop();
         self.finishing = Some(sys::now() + DRAIN_PATIENCE);
@@ -304,8 +307,10 @@ impl Run {
     /// The process is killed: nothing of its code runs any more, and the kernel closes what it had.
     #[cfg(feature = "sim")]
     pub fn kill(self) {
-        self.ring.shared.driver.borrow_mut().kill();
-        let tasks = std::mem::take(&mut *self.ring.shared.tasks.borrow_mut());
+        let mut driver = self.ring.shared.driver.borrow_mut();
+        driver.kill();
+        let tasks = driver.schedule.take_all();
+        drop(driver);
         drop(tasks);
     }
 
@@ -325,23 +330,16 @@ impl Run {
 }
 
 /// See [`Ring::wait`].
-pub struct Wait<'r> {
-    ring: &'r Ring,
-    deadline: Millis,
+pub struct Wait {
     waiting: bool,
 }
 
-impl Future for Wait<'_> {
+impl Future for Wait {
     type Output = ();
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.waiting {
-            return Poll::Ready(());
-        }
-        self.waiting = true;
-        let task = self.ring.current_task();
-        self.ring.shared.driver.borrow_mut().schedule.set_deadline(task, self.deadline);
-        Poll::Pending
+        if std::mem::replace(&mut self.waiting, true) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -440,27 +438,18 @@ impl Socket {
                 activity: 0,
             };
         };
-        Status {
-            link: slot.link,
-            unread: slot.input.bytes(),
-            eof: slot.eof,
-            recv_error: slot.recv_error,
-            send_error: slot.send_error,
-            unsent: slot.output.bytes(),
-            activity: slot.activity,
-        }
+        slot.status()
     }
 
     /// Takes the next received chunk.
     #[must_use]
     pub fn receive(&self) -> Option<Chunk> {
         let mut driver = self.ring.shared.driver.borrow_mut();
-        let Driver { sockets, links, .. } = &mut *driver;
+        let Driver { sockets, links, dirty, .. } = &mut *driver;
         let slot = sockets.get_mut(self.id)?;
         let chunk = links.pop_front(&mut slot.input)?;
-        if slot.restored && slot.recv == Recv::Idle {
-            // What came from another process returns no buffer, which would have the socket looked at.
-            driver.touch(self.id);
+        if slot.restored {
+            touch_restored(slot, self.id, dirty);
         }
         Some(chunk)
     }
@@ -483,7 +472,7 @@ impl Socket {
             return;
         }
         let mut driver = self.ring.shared.driver.borrow_mut();
-        let Driver { sockets, links, .. } = &mut *driver;
+        let Driver { sockets, links, dirty, .. } = &mut *driver;
         if let Some(slot) = sockets.get_mut(self.id)
             && slot.send_error == 0
         {
@@ -492,7 +481,7 @@ impl Socket {
                 slot.queued = slot.queued.saturating_add(chunk.len() as u32);
             }
             links.push_back(&mut slot.output, chunk);
-            driver.touch(self.id);
+            touch(slot, self.id, dirty);
         }
     }
 
@@ -528,10 +517,7 @@ impl Socket {
     #[must_use]
     pub fn take_traffic(&self) -> Traffic {
         let mut driver = self.ring.shared.driver.borrow_mut();
-        driver.sockets.get_mut(self.id).map_or_else(Traffic::default, |slot| Traffic {
-            received: u64::from(std::mem::take(&mut slot.received)),
-            sent: u64::from(std::mem::take(&mut slot.queued)),
-        })
+        driver.sockets.get_mut(self.id).map_or_else(Traffic::default, Slot::take_traffic)
     }
 
     /// Stops what is in flight, because the connection is to be handed to another process. The task is woken when

@@ -11,10 +11,16 @@ struct Link {
 }
 
 /// The links of all queues.
-#[derive(Default)]
 pub(super) struct Links {
     links: Vec<Link>,
-    free: Vec<u32>,
+    /// The first of those that no queue has.
+    free: u32,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { links: Vec::new(), free: END }
+    }
 }
 
 /// One queue; its chunks live in [`Links`].
@@ -32,11 +38,13 @@ impl Default for Queue {
 }
 
 impl Queue {
+    #[inline]
     pub(super) fn is_empty(self) -> bool {
         self.first == END
     }
 
     /// Sum of the lengths of the chunks.
+    #[inline]
     pub(super) fn bytes(self) -> usize {
         self.bytes as usize
     }
@@ -48,23 +56,33 @@ fn length(chunk: &Chunk) -> u32 {
 }
 
 impl Links {
+    #[inline]
     fn link(&mut self, chunk: Chunk, next: u32) -> u32 {
-        let link = Link { chunk: Some(chunk), next };
-        if let Some(index) = self.free.pop() {
-            self.links[index as usize] = link;
-            return index;
-        }
-        self.links.push(link);
+        let index = self.free;
+        let Some(link) = self.links.get_mut(index as usize) else { return self.grow(chunk, next) };
+        self.free = link.next;
+        link.next = next;
+        // A free link has no chunk: there is nothing to be dropped, and none of the code for that.
+        let nothing = link.chunk.replace(chunk);
+        debug_assert!(nothing.is_none());
+        std::mem::forget(nothing);
+        index
+    }
+
+    #[cold]
+    fn grow(&mut self, chunk: Chunk, next: u32) -> u32 {
+        self.links.push(Link { chunk: Some(chunk), next });
         #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 links
         {
             (self.links.len() - 1) as u32
         }
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, queue: &mut Queue, chunk: Chunk) {
         queue.bytes += length(&chunk);
         let index = self.link(chunk, END);
-        if queue.last == END {
+        if queue.is_empty() {
             queue.first = index;
         } else {
             self.links[queue.last as usize].next = index;
@@ -80,21 +98,37 @@ impl Links {
         }
     }
 
+    #[inline]
     pub(super) fn pop_front(&mut self, queue: &mut Queue) -> Option<Chunk> {
         let index = queue.first;
         let link = self.links.get_mut(index as usize)?;
         let chunk = link.chunk.take()?;
-        queue.first = link.next;
+        queue.first = std::mem::replace(&mut link.next, self.free);
+        self.free = index;
         if queue.first == END {
             queue.last = END;
         }
         queue.bytes -= length(&chunk);
-        self.free.push(index);
         Some(chunk)
     }
 
     /// Drops the first `n` bytes, which the queue must have.
-    pub(super) fn consume(&mut self, queue: &mut Queue, mut n: usize) {
+    #[inline]
+    pub(super) fn consume(&mut self, queue: &mut Queue, n: usize) {
+        // Most often it is one chunk, and all of it.
+        if queue.first == queue.last
+            && queue.bytes() == n
+            && let Some(link) = self.links.get_mut(queue.first as usize)
+        {
+            drop(link.chunk.take());
+            link.next = std::mem::replace(&mut self.free, queue.first);
+            *queue = Queue::default();
+        } else {
+            self.consume_some(queue, n);
+        }
+    }
+
+    fn consume_some(&mut self, queue: &mut Queue, mut n: usize) {
         while n > 0 {
             let Some(chunk) = self.links.get_mut(queue.first as usize).and_then(|link| link.chunk.as_mut())
             else {
@@ -112,6 +146,45 @@ impl Links {
             n -= chunk.len();
             self.pop_front(queue);
         }
+    }
+
+    /// Moves chunks from the front of one queue to the end of another, until those that have moved are `room` bytes or
+    /// more. Says how many they are.
+    #[inline(always)]
+    pub(super) fn pass_on(&mut self, from: &mut Queue, to: &mut Queue, room: usize) -> usize {
+        if from.is_empty() || room == 0 {
+            return 0;
+        }
+        let moving = if from.bytes() <= room { std::mem::take(from) } else { self.split(from, room) };
+        if to.is_empty() {
+            *to = moving;
+        } else {
+            self.links[to.last as usize].next = moving.first;
+            to.last = moving.last;
+            to.bytes += moving.bytes;
+        }
+        moving.bytes()
+    }
+
+    /// Cuts off the front of a queue that has more bytes than `room`: whole chunks, until they are that many or more.
+    #[cold]
+    fn split(&mut self, queue: &mut Queue, room: usize) -> Queue {
+        let mut front = Queue { first: queue.first, last: queue.first, bytes: 0 };
+        let mut next = queue.first;
+        while front.bytes() < room
+            && let Some(link) = self.links.get(next as usize)
+        {
+            front.bytes += link.chunk.as_ref().map_or(0, length);
+            front.last = next;
+            next = link.next;
+        }
+        self.links[front.last as usize].next = END;
+        queue.first = next;
+        if next == END {
+            queue.last = END;
+        }
+        queue.bytes -= front.bytes;
+        front
     }
 
     pub(super) fn clear(&mut self, queue: &mut Queue) {
@@ -133,6 +206,15 @@ impl Links {
             }
         }
         appended
+    }
+
+    /// The only chunk, if there is just one.
+    #[inline]
+    pub(super) fn only(&self, queue: Queue) -> Option<&Chunk> {
+        if queue.first != queue.last {
+            return None;
+        }
+        self.links.get(queue.first as usize)?.chunk.as_ref()
     }
 
     /// The chunks from first to last.
@@ -180,5 +262,29 @@ mod tests {
         assert_eq!(text(&links, a), "xy");
         links.clear(&mut a);
         assert_eq!(text(&links, b), "uno");
+    }
+
+    #[test]
+    fn chunks_are_passed_on_in_order_as_long_as_there_is_room() {
+        let pool = Pool::new(1, 4096).unwrap();
+        let mut links = Links::default();
+        let (mut a, mut b) = (Queue::default(), Queue::default());
+        for word in ["one", "two", "three", "four"] {
+            links.push_back(&mut a, chunk(&pool, word));
+        }
+        assert_eq!(links.pass_on(&mut a, &mut b, 0), 0);
+        assert_eq!(links.pass_on(&mut a, &mut b, 4), 6, "the last one may be more than there is room for");
+        assert_eq!((text(&links, a).as_str(), a.bytes()), ("threefour", 9));
+        assert_eq!((text(&links, b).as_str(), b.bytes()), ("onetwo", 6));
+        assert_eq!(links.pass_on(&mut a, &mut b, 6), 9, "the last chunk of all");
+        assert!(a.is_empty() && a.bytes() == 0);
+        assert_eq!(links.pass_on(&mut a, &mut b, 6), 0);
+        links.push_back(&mut a, chunk(&pool, "five"));
+        assert_eq!(links.pass_on(&mut a, &mut b, 100), 4);
+        links.push_back(&mut a, chunk(&pool, "x"));
+        assert_eq!((text(&links, a).as_str(), text(&links, b).as_str()), ("x", "onetwothreefourfive"));
+        assert_eq!(b.bytes(), 19);
+        links.consume(&mut b, 19);
+        assert!(b.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use io_uring::{opcode, squeue, types};
 use super::kernel::BUFFER_GROUP;
 use super::queue::{Links, Queue};
 use super::schedule::TaskId;
-use super::sys;
+use super::{Status, Traffic, sys};
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::mutation::{Mutation, is_on};
@@ -32,10 +32,12 @@ pub(super) enum Kind {
 
 impl Kind {
     /// kind (8 bits) | generation (24) | slot (32)
+    #[inline]
     pub(super) fn user_data(self, id: SlotId) -> u64 {
         u64::from(self as u8) << 56 | u64::from(id.generation) << 32 | u64::from(id.index)
     }
 
+    #[inline]
     pub(super) fn parse(user_data: u64) -> Option<(Self, SlotId)> {
         let kind = match user_data >> 56 {
             1 => Self::Recv,
@@ -163,7 +165,29 @@ impl Slot {
         }
     }
 
+    #[inline]
+    pub(super) fn status(&self) -> Status {
+        Status {
+            link: self.link,
+            unread: self.input.bytes(),
+            eof: self.eof,
+            recv_error: self.recv_error,
+            send_error: self.send_error,
+            unsent: self.output.bytes(),
+            activity: self.activity,
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_traffic(&mut self) -> Traffic {
+        Traffic {
+            received: u64::from(std::mem::take(&mut self.received)),
+            sent: u64::from(std::mem::take(&mut self.queued)),
+        }
+    }
+
     /// Receive buffers of this size that the socket holds, or would if it had received itself what waits in it.
+    #[inline]
     pub(super) fn holds(&self, buffer_size: usize) -> u32 {
         if !self.restored {
             return self.held;
@@ -173,6 +197,7 @@ impl Slot {
     }
 
     /// Whether a recv should be put in flight now, given how many buffers the socket holds and may hold.
+    #[inline]
     pub(super) fn wants_recv(&self, holds: u32, quota: u32) -> bool {
         self.recv == Recv::Idle
             && self.link == Link::Connected
@@ -182,6 +207,7 @@ impl Slot {
             && !(self.throttled && holds > quota / 2)
     }
 
+    #[inline]
     pub(super) fn wants_send(&self) -> bool {
         self.link == Link::Connected
             && !self.sending
@@ -192,14 +218,22 @@ impl Slot {
 
     /// Flags of a send that covers all of `output`. If a FIN is to follow, the kernel keeps what does not fill a segment
     /// until then ([`Self::half_close`]): the last bytes and the FIN leave together.
+    #[inline]
     pub(super) const fn send_flags(&self) -> i32 {
         if self.shutdown { libc::MSG_NOSIGNAL | libc::MSG_MORE } else { libc::MSG_NOSIGNAL }
     }
 
     /// Sends the FIN that was asked for, if nothing is left to be sent before it.
+    #[inline]
     pub(super) fn half_close(&mut self) {
-        if self.shutdown
-            && !self.sending
+        if self.shutdown {
+            self.half_close_when_sent();
+        }
+    }
+
+    #[cold]
+    fn half_close_when_sent(&mut self) {
+        if !self.sending
             && self.output.is_empty()
             // What could not be sent must not look like all there was: such a connection ends with a reset, and a peer that
             // has seen an end does not see that any more.
@@ -231,6 +265,7 @@ impl Slot {
     }
 
     /// Whether `output` has drained to what the task waits for.
+    #[inline]
     pub(super) fn has_drained(&self) -> bool {
         let is_below = |mark: u32| self.output.bytes() <= mark as usize;
         self.wake_below.is_some_and(is_below) && !is_on(Mutation::RoomUnnoticed)

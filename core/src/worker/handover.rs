@@ -96,8 +96,7 @@ pub(super) async fn drive(session: &mut impl Session, shared: &Shared) {
         #[cfg(feature = "sim")]
         super::probe::driven(session);
         let Step::Wait(deadline) = step else { return };
-        let mover = shared.mover.borrow().clone();
-        if let Some(mover) = mover
+        if let Some(mover) = shared.mover()
             && mover.is_open()
             && staying.as_ref().is_none_or(|staying| !staying.is_by(&mover))
             && mover.enter(ring.current_task(), queued.get_or_insert_default(), &ring)

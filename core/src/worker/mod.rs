@@ -404,6 +404,12 @@ impl Shared {
         }
     }
 
+    /// What hands sessions to the next process, if there is one.
+    #[inline]
+    fn mover(&self) -> Option<Rc<Mover>> {
+        self.mover.borrow().as_ref().map(Rc::clone)
+    }
+
     /// Drives a session in a task of its own.
     fn spawn(self: &Rc<Self>, mut session: impl Session + 'static) {
         let shared = Rc::clone(self);

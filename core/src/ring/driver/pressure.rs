@@ -2,19 +2,23 @@
 //! and who is cut off when none does.
 
 use super::super::socket::{Kind, Recv, Slot, cancel_entry};
-use super::Driver;
+use super::{Driver, touch};
 use crate::base::limits;
 use crate::base::mutation::{Mutation, is_on};
 
 impl Driver {
     /// Buffers that one socket may hold at this moment.
+    #[inline]
     pub(super) fn quota(&self) -> u32 {
+        if self.in_use * 4 > self.pool.count() { self.scarce_quota() } else { limits::SOCKET_BUFFER_QUOTA }
+    }
+
+    #[cold]
+    fn scarce_quota(&self) -> u32 {
         if self.in_use * 2 > self.pool.count() {
             limits::SOCKET_BUFFER_QUOTA_RARE
-        } else if self.in_use * 4 > self.pool.count() {
-            limits::SOCKET_BUFFER_QUOTA_SCARCE
         } else {
-            limits::SOCKET_BUFFER_QUOTA
+            limits::SOCKET_BUFFER_QUOTA_SCARCE
         }
     }
 
@@ -25,7 +29,9 @@ impl Driver {
 
     /// Takes back the buffers whose last chunk is gone and gives the kernel what it should have; whoever waited goes on.
     pub(super) fn return_buffers(&mut self) {
-        while let Some((buffer, owner)) = self.pool.take_returned() {
+        while self.in_use > 0
+            && let Some((buffer, owner)) = self.pool.take_returned()
+        {
             if is_on(Mutation::BufferNotReturned) && buffer % 8 == 7 {
                 continue;
             }
@@ -34,7 +40,7 @@ impl Driver {
             if let Some(slot) = self.sockets.get_mut(owner) {
                 slot.held -= 1;
                 if slot.recv == Recv::Idle {
-                    self.touch(owner);
+                    touch(slot, owner, &mut self.dirty);
                 }
             }
         }

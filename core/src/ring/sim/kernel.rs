@@ -1,5 +1,6 @@
 //! The same interface as `ring/kernel.rs`, on the world.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(in crate::ring) struct Kernel {
     queue: Vec<Entry>,
     entries: usize,
     offered: Vec<(u16, usize, usize)>,
+    /// Completions that are about to be taken.
+    ready: VecDeque<Completion>,
 }
 
 impl Kernel {
@@ -24,7 +27,14 @@ impl Kernel {
     pub(in crate::ring) fn new(_: u32, _: u32, _: &Pool) -> io::Result<Self> {
         let (ring, entries) = try_with(|world| (world.new_ring(), world.faults.submissions.max(1)))
             .ok_or_else(|| io::Error::other("this program was built for the simulator"))?;
-        Ok(Self { ring, overflows: 0, queue: Vec::new(), entries, offered: Vec::new() })
+        Ok(Self {
+            ring,
+            overflows: 0,
+            queue: Vec::new(),
+            entries,
+            offered: Vec::new(),
+            ready: VecDeque::new(),
+        })
     }
 
     #[allow(clippy::unnecessary_wraps)] // the interface is the real one's
@@ -63,8 +73,14 @@ impl Kernel {
         Ok(())
     }
 
-    pub(in crate::ring) fn reap(&mut self, out: &mut Vec<Completion>) {
-        with(|world| world.reap(self.ring, out));
+    /// Some of the completions that there are, or all.
+    pub(in crate::ring) fn ready(&mut self) -> usize {
+        with(|world| world.reap(self.ring, &mut self.ready));
+        self.ready.len()
+    }
+
+    pub(in crate::ring) fn take(&mut self) -> Option<Completion> {
+        self.ready.pop_front()
     }
 
     pub(in crate::ring) fn offer(&mut self, id: u16, pool: &Pool) {

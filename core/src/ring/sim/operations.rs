@@ -156,7 +156,7 @@ impl World {
         };
     }
 
-    pub(super) fn reap(&mut self, ring: u32, out: &mut Vec<Completion>) {
+    pub(super) fn reap(&mut self, ring: u32, out: &mut VecDeque<Completion>) {
         let mut count = self.rings[ring as usize].completions.len();
         if count > 1 && self.chance(self.faults.few_completions) {
             self.count("fault: completions held back");
@@ -169,7 +169,7 @@ impl World {
         }
         for completion in state.completions.drain(..count) {
             state.fresh.retain(|fresh| *fresh != (completion.user_data, completion.result));
-            out.push(completion);
+            out.push_back(completion);
         }
     }
 
