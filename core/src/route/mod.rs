@@ -8,6 +8,8 @@
 mod hosts;
 mod rewrite;
 
+use std::cell::LazyCell;
+
 use crate::base::http::Field;
 use crate::base::random::Random;
 use crate::config::model::{ClusterIndex, Forward, HeaderMatch, PathMatch, Route, ValueMatch};
@@ -54,9 +56,10 @@ impl RouteTable {
     /// The position of the first route, in the order of the file, that matches.
     #[must_use]
     pub fn position(&self, routes: &[Route], query: &RouteQuery<'_>) -> Option<usize> {
-        let path = path_of(query.path);
+        // Looked for by the first route that asks for it.
+        let path = LazyCell::new(|| path_of(query.path));
         let Some(hosts) = &self.hosts else {
-            return routes.iter().position(|route| matches(route, path, query));
+            return routes.iter().position(|route| matches(route, &path, query));
         };
         // Each list is in the order of the file, so the first match of all is the smallest of the lists' first
         // matches, and a list need not be read beyond the best that is known. Routes for one host go first in most
@@ -64,7 +67,7 @@ impl RouteTable {
         let mut best: Option<u32> = None;
         hosts.candidates(query.host, |list| {
             for index in list.iter().copied().take_while(|index| best.is_none_or(|best| *index < best)) {
-                if routes.get(index as usize).is_some_and(|route| matches(route, path, query)) {
+                if routes.get(index as usize).is_some_and(|route| matches(route, &path, query)) {
                     best = Some(index);
                     break;
                 }
@@ -104,10 +107,14 @@ fn split_query(path_and_query: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Whether a request meets every condition of a route but that on the host.
-fn matches(route: &Route, path: &[u8], query: &RouteQuery<'_>) -> bool {
+fn matches<'q>(
+    route: &Route,
+    path: &LazyCell<&'q [u8], impl FnOnce() -> &'q [u8]>,
+    query: &RouteQuery<'_>,
+) -> bool {
     let path_matches = match &route.path {
         PathMatch::Any => true,
-        PathMatch::Exact(exact) => path == exact.as_bytes(),
+        PathMatch::Exact(exact) => **path == exact.as_bytes(),
         PathMatch::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
     };
     path_matches

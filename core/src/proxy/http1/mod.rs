@@ -16,7 +16,6 @@ mod pack;
 mod request;
 mod response;
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -24,6 +23,7 @@ use ouro_shm::Block;
 
 use self::exchange::{Ended, Env, Progress, ResponseState};
 use super::context::{Context, Gate, HttpService, Permit};
+use super::headers::Client;
 use super::parcel::{self, HttpParcel, RelayParcel, Restored, SessionParcel, SocketParcel};
 use super::relay::{Outcome, cut_off_unsent, pump_both};
 use super::reply::{self, Reply};
@@ -76,7 +76,7 @@ pub struct Http1 {
     /// FIN was sent, and when lingering ends.
     lingering: Option<Millis>,
     discarded: u32,
-    client: Option<IpAddr>,
+    client: Option<Box<Client>>,
     /// The client has ended the connection.
     remote: bool,
     /// The connection has ended before a request on it had.
@@ -148,7 +148,7 @@ impl Http1 {
         session.since = now.saturating_sub(http.waiting_ms);
         session.requests = http.requests;
         session.partial = http.partial;
-        session.client = parcel.client.parse().ok();
+        session.client = parcel.client.parse().ok().map(|address| Box::new(Client::new(address)));
         session.phase = match http.phase {
             0 => Phase::Head,
             1 => Phase::Exchange,
@@ -173,26 +173,12 @@ impl Http1 {
         Ok(session)
     }
 
-    /// One step; `None` when there is more to do at once.
-    fn step(&mut self) -> Option<Step> {
-        match self.phase {
-            Phase::Head => self.read_head(),
-            Phase::Exchange => self.run_exchange(),
-            Phase::Tunnel => self.run_tunnel(),
-            Phase::Closing => self.run_closing(),
-        }
-    }
-
     fn run_exchange(&mut self) -> Option<Step> {
         let Some(mut exchange) = self.exchange.take() else { return Some(Step::Done) };
         let down = &self.down;
-        let env = Env {
-            context: &self.context,
-            http: self.service.http(),
-            stats: &self.service.stats,
-            down,
-            now: self.context.ring.now(),
-        };
+        let now = self.context.ring.now();
+        let env =
+            Env { context: &self.context, http: self.service.http(), stats: &self.service.stats, down, now };
         match exchange.advance(&env) {
             Progress::Wait(deadline) => {
                 if exchange.response_state == ResponseState::Body {
@@ -217,7 +203,7 @@ impl Http1 {
                 self.end_exchange(exchange, Ended::Complete);
                 if keep_alive {
                     self.phase = Phase::Head;
-                    self.since = self.context.ring.now();
+                    self.since = now;
                 } else {
                     let limited = self.requests >= self.service.http().limits.requests_per_connection;
                     if limited {
@@ -431,7 +417,14 @@ impl Http1 {
 impl Session for Http1 {
     fn advance(&mut self) -> Step {
         loop {
-            if let Some(step) = self.step() {
+            // Nothing where there is more to do at once.
+            let step = match self.phase {
+                Phase::Head => self.read_head(),
+                Phase::Exchange => self.run_exchange(),
+                Phase::Tunnel => self.run_tunnel(),
+                Phase::Closing => self.run_closing(),
+            };
+            if let Some(step) = step {
                 return step;
             }
         }
@@ -478,7 +471,7 @@ impl Session for Http1 {
                 }),
                 closing: (self.phase == Phase::Closing).then(|| ClosingParcel::of(self, now)),
             }),
-            client: self.client.map(|client| client.to_string()).unwrap_or_default(),
+            client: self.client_text(),
             age_ms: 0,
             connecting: exchange.and_then(|exchange| exchange.pack_attempt()),
         }

@@ -8,11 +8,11 @@ use crate::base::http::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::base::limits;
 use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
 use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
-use crate::proxy::headers::{Received, RequestRules, write_request};
+use crate::proxy::headers::{Client, Received, RequestRules, write_request};
 use crate::proxy::relay::cut_off_unsent;
 use crate::proxy::reply::Reply;
 use crate::proxy::{Record, Step};
-use crate::ring::Chunk;
+use crate::ring::{Chunk, Status};
 use crate::route::{self, RouteQuery};
 use crate::stats::HttpScope;
 
@@ -30,7 +30,8 @@ impl Http1 {
             {
                 return self.await_room(status.activity);
             }
-            let Some(chunk) = down.receive() else { return self.await_head() };
+            let received = if status.unread > 0 { down.receive() } else { None };
+            let Some(chunk) = received else { return self.await_head(&status) };
             let context = std::rc::Rc::clone(&self.context);
             let mut fields = context.fields.borrow_mut();
             match self.parse(chunk, &mut fields) {
@@ -61,9 +62,7 @@ impl Http1 {
     }
 
     /// Nothing to read: waits, or ends the connection.
-    fn await_head(&mut self) -> Option<Step> {
-        let down = &self.down;
-        let status = down.status();
+    fn await_head(&mut self, status: &Status) -> Option<Step> {
         if status.recv_error != 0 || status.send_error != 0 {
             self.remote = true;
             return Some(Step::Done);
@@ -81,7 +80,8 @@ impl Http1 {
             (true, 0) => self.since + limits::FIRST_REQUEST_MS,
             (true, _) => 0,
         };
-        if leaves_at <= self.context.ring.now() {
+        let now = self.context.ring.now();
+        if leaves_at <= now {
             self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
             self.start_closing(Close::Linger);
             return None;
@@ -90,7 +90,7 @@ impl Http1 {
         let idle = self.requests > 0 && !begun;
         let expires = deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms })
             .min(leaves_at);
-        if expires > self.context.ring.now() {
+        if expires > now {
             return Some(Step::Wait(expires));
         }
         if begun {
@@ -112,7 +112,7 @@ impl Http1 {
             exchange.started = self.since;
             exchange.record = Some(Box::new(Record {
                 listener: self.service.listener.name.clone(),
-                client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+                client: self.client_text(),
                 protocol: "-",
                 ..Record::default()
             }));
@@ -167,9 +167,9 @@ impl Http1 {
         if self.partial.is_empty() {
             return match h1::parse_request(chunk.as_slice(), bounds, fields)? {
                 Parsed::Complete { head, len } => {
-                    let bytes = chunk.split_to(len);
+                    self.begin(&head, Received { bytes: &chunk.as_slice()[..len], fields });
+                    chunk.advance(len);
                     self.down.unread(chunk);
-                    self.begin(&head, Received { bytes: bytes.as_slice(), fields });
                     Ok(true)
                 }
                 Parsed::Partial => {
@@ -188,10 +188,10 @@ impl Http1 {
         }
         match h1::parse_request(&self.partial, bounds, fields)? {
             Parsed::Complete { head, len } => {
-                chunk.advance(len - known);
-                self.down.unread(chunk);
                 let partial = std::mem::take(&mut self.partial);
                 self.begin(&head, Received { bytes: &partial[..len], fields });
+                chunk.advance(len - known);
+                self.down.unread(chunk);
                 Ok(true)
             }
             Parsed::Partial => Ok(false),
@@ -204,7 +204,7 @@ impl Http1 {
         let service = std::rc::Rc::clone(&self.service);
         let http = service.http();
         let last = self.requests >= http.limits.requests_per_connection || self.context.ends_connections();
-        let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
+        let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_else(Exchange::boxed);
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !last;
@@ -299,9 +299,9 @@ impl Http1 {
             let mut out = Vec::new();
             route::rewrite_path(route, forward, path, &mut out);
             rewritten = out;
-            &rewritten[..]
+            Some(&rewritten[..])
         } else {
-            path
+            head.path.is_empty().then_some(path)
         };
         let upgrade = head.upgrade.map(|span| span.of(received.bytes)).filter(|protocol| {
             http.upgrades.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(protocol))
@@ -309,7 +309,7 @@ impl Http1 {
         let rules = RequestRules {
             forwarding: &http.forwarding,
             edits: [&http.request_headers, &route.request_headers],
-            client: self.client,
+            client: self.client.as_deref(),
             path,
             host,
             upgrade,
@@ -403,8 +403,13 @@ impl Http1 {
     /// Asks for the client's address, once per connection.
     fn learn_client(&mut self) {
         if self.client.is_none() {
-            self.client = self.down.peer().map(|peer| peer.ip());
+            self.client = self.down.peer().map(|peer| Box::new(Client::new(peer.ip())));
         }
+    }
+
+    /// The client's address for people; empty if it has none or was not asked for it.
+    pub(super) fn client_text(&self) -> String {
+        self.client.as_ref().map(|client| client.address.to_string()).unwrap_or_default()
     }
 
     fn record(&self, head: &RequestHead, received: Received<'_>) -> Record {
@@ -416,7 +421,7 @@ impl Http1 {
         };
         Record {
             listener: self.service.listener.name.clone(),
-            client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+            client: self.client_text(),
             method: text(head.method_text.of(received.bytes)),
             host: text(head.authority.of(received.bytes)),
             path: text(head.path.of(received.bytes)),
