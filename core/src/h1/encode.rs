@@ -10,15 +10,15 @@ pub fn write_chunk_header(out: &mut Vec<u8>, len: usize) {
 
 /// Writes a number in decimal. Most are short: three digits at a time, and no loop for those that have no more.
 pub fn write_u64(out: &mut Vec<u8>, value: u64) {
-    let digits @ [_, tens, ones] = [value / 100 % 10, value / 10 % 10, value % 10].map(digit);
-    match value {
-        0..10 => out.push(ones),
-        10..100 => out.extend_from_slice(&[tens, ones]),
-        100..1000 => out.extend_from_slice(&digits),
-        _ => {
+    if value < 10 {
+        out.push(decimal(value));
+    } else if value < 100 {
+        out.extend_from_slice(&[decimal(value / 10), decimal(value)]);
+    } else {
+        if value >= 1000 {
             write_u64(out, value / 1000);
-            out.extend_from_slice(&digits);
         }
+        out.extend_from_slice(&[decimal(value / 100), decimal(value / 10), decimal(value)]);
     }
 }
 
@@ -27,7 +27,7 @@ pub fn write_hex(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; 16];
     let mut start = digits.len();
     for place in digits.iter_mut().rev() {
-        *place = digit(value % 16);
+        *place = *b"0123456789abcdef".get(usize::try_from(value % 16).unwrap_or(0)).unwrap_or(&b'0');
         start -= 1;
         value /= 16;
         if value == 0 {
@@ -117,12 +117,11 @@ pub const fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// The digit of a value below 16.
+/// The last decimal digit of a number.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // below 16 after masking
-const fn digit(value: u64) -> u8 {
-    let value = (value & 0xf) as u8;
-    if value < 10 { b'0' + value } else { b'a' + value - 10 }
+#[allow(clippy::cast_possible_truncation)] // below 10
+const fn decimal(value: u64) -> u8 {
+    b'0' + (value % 10) as u8
 }
 
 #[cfg(test)]

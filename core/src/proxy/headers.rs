@@ -160,6 +160,7 @@ pub(super) fn write_request(
 }
 
 /// Writes the client behind those that the request names already.
+#[cold]
 fn append_client(out: &mut Vec<u8>, received: Received<'_>, client: &Client) {
     out.extend_from_slice(FORWARDED_FOR);
     let values = received.fields.iter().filter(|f| f.kind == FieldKind::XForwardedFor);
@@ -303,6 +304,7 @@ fn write_via(out: &mut Vec<u8>, forwarding: &Forwarding, version: Version) {
     }
 }
 
+#[inline]
 fn write_body_length(out: &mut Vec<u8>, body: BodyLength) {
     match body {
         BodyLength::None | BodyLength::UntilClose => {}
@@ -317,6 +319,7 @@ fn write_content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
+#[cold]
 fn write_upgrade(out: &mut Vec<u8>, protocol: &[u8]) {
     out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
     out.extend_from_slice(protocol);
@@ -324,6 +327,7 @@ fn write_upgrade(out: &mut Vec<u8>, protocol: &[u8]) {
 }
 
 /// A random UUID, version 4 (RFC 9562 section 5.4). It identifies a request in logs and is no secret.
+#[inline(never)]
 fn write_request_id(out: &mut Vec<u8>, random: &mut Random) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let (high, low) = (random.next_u64(), random.next_u64());

@@ -94,7 +94,7 @@ impl Body {
     }
 
     /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first. `first` has been taken
-    /// from the sender already.
+    /// from the sender already. What is held back goes where there is no `lead`.
     pub(super) fn pump(
         &mut self,
         ring: &Ring,
@@ -222,12 +222,14 @@ impl Outgoing<'_> {
         }
     }
 
+    #[inline]
     fn buf(&mut self) -> &mut Vec<u8> {
         let ring = self.ring;
         &mut self.pending.get_or_insert_with(|| ring.write_buf()).bytes
     }
 
     /// Queues the first `len` bytes of a chunk; `gather` makes a buffer for small pieces where there is none yet.
+    #[inline]
     fn data(&mut self, chunk: &mut Chunk, len: usize, gather: bool) {
         if len <= limits::INLINE_BODY_BYTES && (gather || self.pending.is_some()) {
             let buf = self.buf();

@@ -205,52 +205,67 @@ impl Http1 {
                     self.phase = Phase::Head;
                     self.since = now;
                 } else {
-                    let limited = self.requests >= self.service.http().limits.requests_per_connection;
-                    if limited {
-                        self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
-                    }
-                    if self.context.is_leaving() {
-                        self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
-                    }
-                    let plain = asked && !unfinished && !limited && !self.context.is_leaving();
-                    self.start_closing(if plain { Close::Plain } else { Close::Linger });
+                    self.close_behind_response(asked && !unfinished);
                 }
             }
-            Progress::Fail(status, reason) => {
-                let keep_alive =
-                    exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
-                let head_only = exchange.method == Method::Head;
-                let version = exchange.version;
-                exchange.settle();
-                exchange.up = None;
-                if let (500.., Some(cluster)) = (status, &exchange.cluster) {
-                    // Whoever looks at the cluster wants to see what its clients got for want of a response.
-                    cluster.stats.inc(ClusterScope::RQ_COMPLETED);
-                    count_response(&cluster.stats, status);
-                }
-                self.reply_error(status, reason, keep_alive, head_only, version, &mut exchange);
-                self.end_exchange(exchange, Ended::Answered(reason));
-                self.after_reply(keep_alive);
-            }
-            Progress::Abort { truncated } => {
-                let reset = truncated && exchange.until_close;
-                self.ended_within_request = true;
-                self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
-                if !truncated {
-                    if self.down.status().recv_error != 0 {
-                        // Where we have cut it off ourselves, that must not look like the end of a response.
-                        self.down.reset_at_close();
-                    }
-                    self.remote = true;
-                    return Some(Step::Done);
-                }
-                // What came of the response is still delivered.
-                self.start_closing(if reset { Close::Reset } else { Close::Linger });
-            }
+            Progress::Fail(status, reason) => self.fail(exchange, status, reason),
+            Progress::Abort { truncated } => return self.abort(exchange, truncated),
         }
         None
     }
 
+    /// The response was the last one. With `is_last_word` the client has nothing more to say either.
+    #[inline(never)]
+    fn close_behind_response(&mut self, is_last_word: bool) {
+        let limited = self.requests >= self.service.http().limits.requests_per_connection;
+        if limited {
+            self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
+        }
+        if self.context.is_leaving() {
+            self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
+        }
+        let plain = is_last_word && !limited && !self.context.is_leaving();
+        self.start_closing(if plain { Close::Plain } else { Close::Linger });
+    }
+
+    /// Tells the client that its request has failed.
+    #[cold]
+    fn fail(&mut self, mut exchange: Box<Exchange>, status: u16, reason: &str) {
+        let keep_alive = exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
+        let head_only = exchange.method == Method::Head;
+        let version = exchange.version;
+        exchange.settle();
+        exchange.up = None;
+        if let (500.., Some(cluster)) = (status, &exchange.cluster) {
+            // Whoever looks at the cluster wants to see what its clients got for want of a response.
+            cluster.stats.inc(ClusterScope::RQ_COMPLETED);
+            count_response(&cluster.stats, status);
+        }
+        self.reply_error(status, reason, keep_alive, head_only, version, &mut exchange);
+        self.end_exchange(exchange, Ended::Answered(reason));
+        self.after_reply(keep_alive);
+    }
+
+    /// Breaks off: the response was truncated, or the client is gone.
+    #[cold]
+    fn abort(&mut self, exchange: Box<Exchange>, truncated: bool) -> Option<Step> {
+        let reset = truncated && exchange.until_close;
+        self.ended_within_request = true;
+        self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
+        if !truncated {
+            if self.down.status().recv_error != 0 {
+                // Where we have cut it off ourselves, that must not look like the end of a response.
+                self.down.reset_at_close();
+            }
+            self.remote = true;
+            return Some(Step::Done);
+        }
+        // What came of the response is still delivered.
+        self.start_closing(if reset { Close::Reset } else { Close::Linger });
+        None
+    }
+
+    #[inline(never)]
     fn run_tunnel(&mut self) -> Option<Step> {
         let Some(exchange) = &mut self.exchange else { return Some(Step::Done) };
         let down = &self.down;
@@ -285,6 +300,7 @@ impl Http1 {
         Some(Step::Done)
     }
 
+    #[inline(never)]
     fn run_closing(&mut self) -> Option<Step> {
         let down = &self.down;
         let now = self.context.ring.now();
@@ -331,6 +347,7 @@ impl Http1 {
         Some(Step::Wait(end))
     }
 
+    #[inline(never)]
     fn start_closing(&mut self, close: Close) {
         self.phase = Phase::Closing;
         self.close = close;

@@ -6,7 +6,7 @@ use super::{Close, Http1, Phase};
 use crate::base::clock::{Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::base::limits;
-use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
+use crate::config::model::{Forward, ForwardedFor, Redirect, Respond, Route, RouteAction};
 use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
 use crate::proxy::headers::{Client, Received, RequestRules, write_request};
 use crate::proxy::relay::cut_off_unsent;
@@ -39,9 +39,7 @@ impl Http1 {
                 Ok(false) => {}
                 Err(error) => {
                     drop(fields);
-                    tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
-                    self.count_refusal(error);
-                    self.refuse(error.status(), error.reason());
+                    self.refuse_head(error);
                     return None;
                 }
             }
@@ -49,6 +47,7 @@ impl Http1 {
     }
 
     /// The client does not take the replies that it has caused: no further request is read until it does.
+    #[cold]
     fn await_room(&mut self, activity: Millis) -> Option<Step> {
         let idle_since = activity.max(self.since);
         let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
@@ -103,7 +102,15 @@ impl Http1 {
         None
     }
 
+    #[cold]
+    fn refuse_head(&mut self, error: RequestError) {
+        tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
+        self.count_refusal(error);
+        self.refuse(error.status(), error.reason());
+    }
+
     /// Answers to something that is no request, and closes.
+    #[cold]
     fn refuse(&mut self, status: u16, reason: &str) {
         let mut exchange = Exchange::default();
         self.count_request(&mut exchange);
@@ -164,22 +171,33 @@ impl Http1 {
     fn parse(&mut self, mut chunk: Chunk, fields: &mut Fields) -> Result<bool, RequestError> {
         let limits = &self.service.http().limits;
         let bounds = HeadLimits { head_bytes: limits.head_size, headers: limits.headers };
-        if self.partial.is_empty() {
-            return match h1::parse_request(chunk.as_slice(), bounds, fields)? {
-                Parsed::Complete { head, len } => {
-                    self.begin(&head, Received { bytes: &chunk.as_slice()[..len], fields });
-                    chunk.advance(len);
-                    self.down.unread(chunk);
-                    Ok(true)
-                }
-                Parsed::Partial => {
-                    // The rest may take its time: what is here must not hold a whole receive buffer meanwhile.
-                    self.partial.extend_from_slice(chunk.as_slice());
-                    self.since = self.context.ring.now();
-                    Ok(false)
-                }
-            };
+        if !self.partial.is_empty() {
+            return self.parse_rest(bounds, chunk, fields);
         }
+        match h1::parse_request(chunk.as_slice(), bounds, fields)? {
+            Parsed::Complete { head, len } => {
+                self.begin(&head, Received { bytes: &chunk.as_slice()[..len], fields });
+                chunk.advance(len);
+                self.down.unread(chunk);
+                Ok(true)
+            }
+            Parsed::Partial => {
+                // The rest may take its time: what is here must not hold a whole receive buffer meanwhile.
+                self.partial.extend_from_slice(chunk.as_slice());
+                self.since = self.context.ring.now();
+                Ok(false)
+            }
+        }
+    }
+
+    /// The same where a part of the head has come before.
+    #[cold]
+    fn parse_rest(
+        &mut self,
+        bounds: HeadLimits,
+        mut chunk: Chunk,
+        fields: &mut Fields,
+    ) -> Result<bool, RequestError> {
         let known = self.partial.len();
         self.partial.extend_from_slice(chunk.as_slice());
         // A head that was incomplete is complete only with another LF (and an over-long one is refused without).
@@ -251,26 +269,42 @@ impl Http1 {
         }
         match &route.action {
             RouteAction::Forward(forward) => self.forward(exchange, head, received, route, forward, path),
-            RouteAction::Respond(respond) => {
-                service.stats.inc(HttpScope::RQ_DIRECT_RESPONSE);
-                self.answer_with(exchange, head, |reply| {
-                    reply.edits = Some(&route.response_headers);
-                    reply.status = respond.status;
-                    reply.body = &respond.body;
-                    reply.content_type = &respond.content_type;
-                });
-            }
+            RouteAction::Respond(respond) => self.respond(exchange, head, route, respond),
             RouteAction::Redirect(redirect) => {
-                service.stats.inc(HttpScope::RQ_REDIRECT);
-                let mut location = Vec::new();
-                route::redirect_location(route, redirect, "http", query.host, path, &mut location);
-                self.answer_with(exchange, head, |reply| {
-                    reply.edits = Some(&route.response_headers);
-                    reply.status = redirect.status;
-                    reply.location = Some(&location);
-                });
+                self.redirect(exchange, head, route, redirect, query.host, path);
             }
         }
+    }
+
+    #[inline(never)]
+    fn respond(&mut self, exchange: Box<Exchange>, head: &RequestHead, route: &Route, respond: &Respond) {
+        self.service.stats.inc(HttpScope::RQ_DIRECT_RESPONSE);
+        self.answer_with(exchange, head, |reply| {
+            reply.edits = Some(&route.response_headers);
+            reply.status = respond.status;
+            reply.body = &respond.body;
+            reply.content_type = &respond.content_type;
+        });
+    }
+
+    #[inline(never)]
+    fn redirect(
+        &mut self,
+        exchange: Box<Exchange>,
+        head: &RequestHead,
+        route: &Route,
+        redirect: &Redirect,
+        host: &[u8],
+        path: &[u8],
+    ) {
+        self.service.stats.inc(HttpScope::RQ_REDIRECT);
+        let mut location = Vec::new();
+        route::redirect_location(route, redirect, "http", host, path, &mut location);
+        self.answer_with(exchange, head, |reply| {
+            reply.edits = Some(&route.response_headers);
+            reply.status = redirect.status;
+            reply.location = Some(&location);
+        });
     }
 
     fn forward(
@@ -332,6 +366,7 @@ impl Http1 {
     }
 
     /// Answers with an error of our own.
+    #[cold]
     fn answer(&mut self, mut exchange: Box<Exchange>, head: &RequestHead, status: u16, reason: &str) {
         // Whoever sends too much is not read any further.
         exchange.keep_alive &= status != 413;
@@ -412,6 +447,7 @@ impl Http1 {
         self.client.as_ref().map(|client| client.address.to_string()).unwrap_or_default()
     }
 
+    #[inline(never)]
     fn record(&self, head: &RequestHead, received: Received<'_>) -> Record {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let field = |name: &str| {

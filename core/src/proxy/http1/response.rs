@@ -6,7 +6,7 @@ use crate::base::http::{BodyLength, ResponseHead, Version};
 use crate::base::limits;
 use crate::h1::{self, HeadLimits, Parsed};
 use crate::proxy::headers::{NO_EDITS, Received, ResponseRules, write_response};
-use crate::ring::{Chunk, WriteBuf};
+use crate::ring::Chunk;
 use crate::stats::{ClusterScope, HttpScope, count_response};
 use crate::upstream::RequestOutcome;
 
@@ -51,20 +51,34 @@ fn read_one(
         head_bytes: cluster.config.response_head_size,
         headers: cluster.config.response_headers,
     };
-    let mut fields = env.context.fields.borrow_mut();
-    if exchange.partial.is_empty() {
-        match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
-            Ok(Parsed::Complete { head, len }) => {
-                let received = Received { bytes: &chunk.as_slice()[..len], fields: &fields };
-                let taken = take_head(exchange, env, &head, received)?;
-                chunk.advance(len);
-                return Ok(pass_on(exchange, env, taken, chunk));
-            }
-            Ok(Parsed::Partial) => exchange.partial.extend_from_slice(chunk.as_slice()),
-            Err(error) => return Err(error.reason()),
-        }
-        return Ok(None);
+    if !exchange.partial.is_empty() {
+        return read_rest(exchange, env, bounds, chunk);
     }
+    let mut fields = env.context.fields.borrow_mut();
+    match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
+        Ok(Parsed::Complete { head, len }) => {
+            let received = Received { bytes: &chunk.as_slice()[..len], fields: &fields };
+            let taken = take_head(exchange, env, &head, received)?;
+            chunk.advance(len);
+            Ok(pass_on(exchange, env, taken, chunk))
+        }
+        Ok(Parsed::Partial) => {
+            exchange.partial.extend_from_slice(chunk.as_slice());
+            Ok(None)
+        }
+        Err(error) => Err(error.reason()),
+    }
+}
+
+/// The same where a part of the head has come before.
+#[cold]
+fn read_rest(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    bounds: HeadLimits,
+    mut chunk: Chunk,
+) -> Result<Option<Progress>, &'static str> {
+    let mut fields = env.context.fields.borrow_mut();
     let mut partial = std::mem::take(&mut exchange.partial);
     let known = partial.len();
     partial.extend_from_slice(chunk.as_slice());
@@ -85,8 +99,8 @@ fn read_one(
 
 /// What became of a head.
 enum Taken {
-    /// It is the last one; written for the client, and not sent yet.
-    Final(WriteBuf),
+    /// It is the last one. What the client gets of it is held back, to go with what has come of the body.
+    Final,
     /// It was informational.
     Informational,
     /// From here on both sides speak another protocol.
@@ -97,11 +111,9 @@ enum Taken {
 fn pass_on(exchange: &mut Exchange, env: &Env<'_>, taken: Taken, rest: Chunk) -> Option<Progress> {
     let up = exchange.up.as_ref()?;
     match taken {
-        Taken::Final(head) => {
-            // What has come of the body goes with the head; without a body this sends just the head.
-            let result =
-                exchange.response.pump(&env.context.ring, up, Some(env.down), Some(head), Some(rest));
-            if result.is_err() {
+        Taken::Final => {
+            // Without a body this sends just the head.
+            if exchange.response.pump(&env.context.ring, up, Some(env.down), None, Some(rest)).is_err() {
                 return Some(Progress::Abort { truncated: true });
             }
             if exchange.response.done {
@@ -163,7 +175,8 @@ fn take_head(
     };
     let mut buf = env.context.ring.write_buf();
     write_response(&mut buf.bytes, head, received, &rules);
-    Ok(Taken::Final(buf))
+    exchange.response.held = Some(buf);
+    Ok(Taken::Final)
 }
 
 /// 1xx other than 101: passed on to whoever understands it. RFC 9110 section 15.2.
