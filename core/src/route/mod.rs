@@ -20,6 +20,8 @@ pub use self::rewrite::{redirect_location, rewrite_path};
 /// Finds the route of a request. Belongs to the list of routes that it was built from and only works with that.
 #[derive(Debug)]
 pub struct RouteTable {
+    /// The first route takes every request, as the only one of many a listener does.
+    first_takes_all: bool,
     /// `None` if no route asks for a host; then there is nothing to look up.
     hosts: Option<HostIndex>,
 }
@@ -44,7 +46,13 @@ impl RouteTable {
     #[must_use]
     pub fn new(routes: &[Route]) -> Self {
         let any_host_only = routes.iter().all(|route| route.hosts.is_empty());
-        Self { hosts: (!any_host_only).then(|| HostIndex::new(routes)) }
+        let first_takes_all = routes.first().is_some_and(|route| {
+            route.path == PathMatch::Any
+                && route.hosts.is_empty()
+                && route.methods.is_empty()
+                && route.headers.is_empty()
+        });
+        Self { first_takes_all, hosts: (!any_host_only).then(|| HostIndex::new(routes)) }
     }
 
     /// The first route, in the order of the file, that matches.
@@ -56,6 +64,9 @@ impl RouteTable {
     /// The position of the first route, in the order of the file, that matches.
     #[must_use]
     pub fn position(&self, routes: &[Route], query: &RouteQuery<'_>) -> Option<usize> {
+        if self.first_takes_all {
+            return Some(0);
+        }
         // Looked for by the first route that asks for it.
         let path = LazyCell::new(|| path_of(query.path));
         let Some(hosts) = &self.hosts else {
