@@ -31,6 +31,8 @@ pub(crate) enum Subject {
     Relay,
     /// This project's proxy.
     Ouro,
+    /// Another build of it (--before), to see what a change is worth.
+    Before,
     /// nginx.
     Nginx,
     /// HAProxy.
@@ -60,10 +62,11 @@ pub(crate) enum Shape {
 
 impl Subject {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Direct,
         Self::Relay,
         Self::Ouro,
+        Self::Before,
         Self::Nginx,
         Self::Haproxy,
         Self::Envoy,
@@ -79,6 +82,7 @@ impl Subject {
             Self::Direct => "direct",
             Self::Relay => "relay",
             Self::Ouro => "ouro",
+            Self::Before => "before",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
@@ -96,6 +100,7 @@ impl Subject {
 
     const fn program(self) -> &'static str {
         match self {
+            Self::Before => Self::Ouro.name(),
             Self::Pingora => "pingora-example",
             _ => self.name(),
         }
@@ -127,18 +132,19 @@ pub(crate) struct Found {
     pub(crate) version: String,
 }
 
-/// Looks for a subject.
+/// Looks for a subject. `build` is the program of one that is a build of ours, if one was named.
 ///
 /// # Errors
 /// Why it cannot be measured here.
-pub(crate) fn find(subject: Subject, ouro: Option<&Path>) -> Result<Found, String> {
+pub(crate) fn find(subject: Subject, build: Option<&Path>) -> Result<Found, String> {
     let program = match subject {
         Subject::Direct | Subject::Relay => {
             let own = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
             let version = concat!("part of ouro-bench ", env!("CARGO_PKG_VERSION")).to_owned();
             return Ok(Found { subject, program: own, version });
         }
-        Subject::Ouro => ouro_program(ouro)?,
+        Subject::Before if build.is_none() => return Err("is named with --before".into()),
+        Subject::Ouro | Subject::Before => ouro_program(build)?,
         _ => which(subject.program()).ok_or_else(|| format!("{} is not installed", subject.program()))?,
     };
     let version = machine::version_of(&program.to_string_lossy(), subject.version_argument())
@@ -213,7 +219,7 @@ impl Found {
     /// Writes the configuration and says how the program is called.
     fn program(&self, setting: &Setting<'_>, port: u16) -> Result<Program, String> {
         let values = Values::new(setting, port);
-        let write = |name: &str| values.write(&format!("{}-{name}", self.subject), setting.folder);
+        let write = |name: &str| values.write(&format!("{}-{name}", self.subject.program()), setting.folder);
         let shape = match setting.shape {
             Shape::Http => "http",
             Shape::Routes => "routes",
@@ -228,7 +234,7 @@ impl Found {
                 let (listen, to) = (port.to_string(), setting.origin_port.to_string());
                 vec![own(), "relay".into(), "--listen".into(), listen.into(), "--to".into(), to.into()]
             }
-            Subject::Ouro => {
+            Subject::Ouro | Subject::Before => {
                 let file = write(&format!("{shape}.toml"))?;
                 let level: OsString = "warn".into();
                 vec![
@@ -352,6 +358,8 @@ mod tests {
     fn what_is_missing_is_told_with_the_remedy() {
         let error = find(Subject::Ouro, Some(Path::new("/nonexistent/ouro"))).unwrap_err();
         assert!(error.contains("cargo build --release -p ouro"), "{error}");
+        let error = find(Subject::Before, None).unwrap_err();
+        assert!(error.contains("--before"), "{error}");
         assert!(find(Subject::Relay, None).is_ok());
         assert_eq!(which("surely-no-such-program"), None);
     }

@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Program of the proxy [default: `ouro` beside this program].
     #[arg(long, value_name = "PATH")]
     ouro: Option<PathBuf>,
+    /// Program of another build of the proxy, which takes part as the subject `before`.
+    #[arg(long, value_name = "PATH")]
+    before: Option<PathBuf>,
     /// Do not use nginx as the origin even if it is here.
     #[arg(long)]
     own_origin: bool,
@@ -157,13 +160,18 @@ impl Options {
     }
 
     fn find_subjects(&self) -> (Vec<Found>, Vec<SubjectInfo>) {
-        let mut wanted = if self.subjects.is_empty() { Subject::ALL.to_vec() } else { self.subjects.clone() };
+        let mut wanted = self.subjects.clone();
+        if wanted.is_empty() {
+            wanted.extend(Subject::ALL.into_iter().filter(|subject| *subject != Subject::Before));
+        }
+        wanted.extend(self.before.is_some().then_some(Subject::Before));
         wanted.sort_unstable();
         wanted.dedup();
         let (mut found, mut infos) = (Vec::new(), Vec::new());
         for subject in wanted {
             let name = subject.to_string();
-            match peers::find(subject, self.ouro.as_deref()) {
+            let build = if subject == Subject::Before { &self.before } else { &self.ouro };
+            match peers::find(subject, build.as_deref()) {
                 Ok(one) => {
                     let version = Some(one.version.clone());
                     infos.push(SubjectInfo { name, version, skipped: None, adds: Vec::new() });

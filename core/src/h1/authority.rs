@@ -17,23 +17,31 @@ pub(super) fn is_valid(text: &[u8]) -> bool {
                 _ => false,
             };
     }
+    // Almost every name is nothing but these, and a pass over a short text costs less than a search does.
+    let plain = text.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(text.len());
+    match text.split_at(plain) {
+        (name, []) => !name.is_empty(),
+        (name, [b':', port @ ..]) => !name.is_empty() && is_port(port),
+        _ => is_unusual(text),
+    }
+}
+
+/// The other characters of a `reg-name`, the comma left out; looked at only where there is one.
+#[cold]
+fn is_unusual(text: &[u8]) -> bool {
     match memchr::memchr(b':', text) {
-        None => is_name(text),
+        None => is_unusual_name(text),
         Some(colon) => {
             let (name, port) = text.split_at(colon);
-            is_name(name) && port.split_first().is_some_and(|(_, port)| is_port(port))
+            is_unusual_name(name) && port.split_first().is_some_and(|(_, port)| is_port(port))
         }
     }
 }
 
-/// `reg-name` without the comma, and not empty. An IPv4 address is one, too.
-fn is_name(name: &[u8]) -> bool {
-    // Almost every name is nothing but these, so that the percent rule below costs nothing.
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    !name.is_empty() && (name.iter().all(plain) || is_unusual_name(name))
-}
-
 fn is_unusual_name(mut name: &[u8]) -> bool {
+    if name.is_empty() {
+        return false;
+    }
     while let [first, rest @ ..] = name {
         name = match (first, rest) {
             (b'%', [high, low, rest @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
@@ -47,10 +55,29 @@ fn is_unusual_name(mut name: &[u8]) -> bool {
 }
 
 fn is_port(port: &[u8]) -> bool {
-    (1..=5).contains(&port.len())
-        && port.iter().all(u8::is_ascii_digit)
-        && port.iter().fold(0u32, |value, digit| value * 10 + u32::from(digit - b'0')) <= 65_535
+    if !(1..=5).contains(&port.len()) {
+        return false;
+    }
+    let mut value = 0u32;
+    for digit in port {
+        if !digit.is_ascii_digit() {
+            return false;
+        }
+        value = value * 10 + u32::from(digit - b'0');
+    }
+    value <= 65_535
 }
+
+/// What host names and IPv4 addresses are made of.
+const PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        byte += 1;
+    }
+    table
+};
 
 fn is_ipv6(address: &[u8]) -> bool {
     std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())

@@ -1,7 +1,7 @@
 //! `Connection`: what the sender says about this connection. RFC 9110 section 7.6.1.
 
 use super::{bytes, error::HeadError};
-use crate::base::http::{Field, FieldKind, Version};
+use crate::base::http::{Field, FieldKind, Version, is_text};
 
 /// Options in all `Connection` fields of one head. Each one is looked for among all fields, so it bounds the work
 /// that a head can make.
@@ -24,6 +24,21 @@ impl Options {
             Version::Http10 => self.keep_alive,
         }
     }
+
+    /// Notes an option, and says whether it is one of these.
+    #[inline]
+    fn take(&mut self, option: &[u8]) -> bool {
+        if is_text(option, b"keep-alive") {
+            self.keep_alive = true;
+        } else if is_text(option, b"close") {
+            self.close = true;
+        } else if is_text(option, b"upgrade") {
+            self.upgrade = true;
+        } else {
+            return false;
+        }
+        true
+    }
 }
 
 /// Reads every `Connection` field and marks the fields that they name.
@@ -34,19 +49,18 @@ pub(super) fn options(head: &[u8], fields: &mut [Field]) -> Result<Options, Head
         let Some(field) = fields.get(index).filter(|field| field.kind == FieldKind::Connection) else {
             continue;
         };
+        // Mostly there is one option, and it is one of these.
+        if seen < MAX_OPTIONS && options.take(field.value(head)) {
+            seen += 1;
+            continue;
+        }
         for option in bytes::list(field.value(head)) {
             // Empty elements mean nothing (RFC 9110 section 5.6.1) but are counted, too.
             seen += 1;
             if seen > MAX_OPTIONS {
                 return Err(HeadError::TooManyConnectionOptions);
             }
-            if option.eq_ignore_ascii_case(b"keep-alive") {
-                options.keep_alive = true;
-            } else if option.eq_ignore_ascii_case(b"close") {
-                options.close = true;
-            } else if option.eq_ignore_ascii_case(b"upgrade") {
-                options.upgrade = true;
-            } else if !option.is_empty() {
+            if !options.take(option) && !option.is_empty() {
                 mark(head, fields, option)?;
             }
         }

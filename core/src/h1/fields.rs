@@ -40,77 +40,92 @@ pub(super) fn collect(
     lines: &[httparse::Header<'_>],
     fields: &mut Fields,
 ) -> Result<Facts, HeadError> {
-    let mut facts = Facts::default();
-    let mut upgrades = 0u32;
-    let mut connections = false;
-    let mut coding = None;
-    for line in lines {
+    let mut bare_lf = !head.ends_with(b"\r\n\r\n");
+    let mut longest_name = 0;
+    // Every line goes through here, so there is no way out of it before the last, and what is found is judged below.
+    fields.extend(lines.iter().map(|line| {
         let start = bytes::position(head, line.name.as_bytes());
         // A line begins where the one before has ended, so this is how every line but the last is seen to end with
         // CR LF; `httparse` takes LF alone.
-        if head.get(start.wrapping_sub(2)..start) != Some(b"\r\n") {
-            return Err(HeadError::BareLf);
-        }
-        let name_len = u16::try_from(line.name.len()).map_err(|_| HeadError::FieldNameTooLong)?;
+        bare_lf |= head.get(start.wrapping_sub(2)..start) != Some(b"\r\n");
+        longest_name = longest_name.max(line.name.len());
         let value = bytes::span(head, line.value);
-        let kind = FieldKind::of(line.name.as_bytes());
-        fields.push(Field {
+        #[expect(clippy::cast_possible_truncation, reason = "a name that is too long is refused below")]
+        let name_len = line.name.len() as u16;
+        Field {
             start: bytes::offset(start),
             name_len,
-            kind,
+            kind: FieldKind::of(line.name.as_bytes()),
             named_by_connection: false,
             value_start: value.start,
             value_end: value.end,
-        });
-        match kind {
-            FieldKind::Host => facts.repeated_host |= facts.host.replace(value).is_some(),
-            FieldKind::Connection => connections = true,
-            FieldKind::ContentLength => {
-                let length = framing::content_length(line.value)?;
-                if facts.content_length.replace(length).is_some() {
-                    return Err(HeadError::RepeatedContentLength);
-                }
-            }
-            FieldKind::TransferEncoding => {
-                if coding.is_some() {
-                    return Err(HeadError::RepeatedTransferEncoding);
-                }
-                if version == Version::Http10 {
-                    return Err(HeadError::TransferEncodingInHttp10);
-                }
-                coding = Some(framing::transfer_encoding(line.value));
-            }
-            FieldKind::Upgrade => {
-                facts.upgrade = Some(value);
-                upgrades += 1;
-            }
-            FieldKind::Expect if line.value.eq_ignore_ascii_case(b"100-continue") => {
-                facts.expect_continue = true
-            }
-            FieldKind::Expect => facts.unknown_expectation = true,
-            _ => {}
         }
-    }
-    if !head.ends_with(b"\r\n\r\n") {
+    }));
+    if bare_lf {
         return Err(HeadError::BareLf);
     }
-    // Two framings are the graver fault, whatever the coding is.
-    if coding.is_some() && facts.content_length.is_some() {
-        return Err(HeadError::LengthWithTransferEncoding);
+    if longest_name > usize::from(u16::MAX) {
+        return Err(HeadError::FieldNameTooLong);
     }
-    if let Some(coding) = coding {
-        coding?;
-        facts.chunked = true;
+    Facts::of(head, version, fields)
+}
+
+impl Facts {
+    /// Reads the fields that matter, and marks those that `Connection` names.
+    fn of(head: &[u8], version: Version, fields: &mut Fields) -> Result<Self, HeadError> {
+        let mut facts = Self::default();
+        let mut upgrades = 0u32;
+        let mut connections = false;
+        let mut coding = None;
+        for field in fields.iter().filter(|field| field.kind != FieldKind::Other) {
+            let value = Span { start: field.value_start, end: field.value_end };
+            match field.kind {
+                FieldKind::Host => facts.repeated_host |= facts.host.replace(value).is_some(),
+                FieldKind::Connection => connections = true,
+                FieldKind::ContentLength => {
+                    let length = framing::content_length(field.value(head))?;
+                    if facts.content_length.replace(length).is_some() {
+                        return Err(HeadError::RepeatedContentLength);
+                    }
+                }
+                FieldKind::TransferEncoding => {
+                    if coding.is_some() {
+                        return Err(HeadError::RepeatedTransferEncoding);
+                    }
+                    if version == Version::Http10 {
+                        return Err(HeadError::TransferEncodingInHttp10);
+                    }
+                    coding = Some(framing::transfer_encoding(field.value(head)));
+                }
+                FieldKind::Upgrade => {
+                    facts.upgrade = Some(value);
+                    upgrades += 1;
+                }
+                FieldKind::Expect if field.value(head).eq_ignore_ascii_case(b"100-continue") => {
+                    facts.expect_continue = true;
+                }
+                FieldKind::Expect => facts.unknown_expectation = true,
+                _ => {}
+            }
+        }
+        // Two framings are the graver fault, whatever the coding is.
+        if coding.is_some() && facts.content_length.is_some() {
+            return Err(HeadError::LengthWithTransferEncoding);
+        }
+        if let Some(coding) = coding {
+            coding?;
+            facts.chunked = true;
+        }
+        if connections {
+            facts.options = connection::options(head, fields)?;
+        }
+        // Several `Upgrade` fields are one list that a span cannot show; the offer may be ignored, so it is.
+        if !facts.options.upgrade || upgrades != 1 || version == Version::Http10 {
+            facts.upgrade = None;
+        }
+        facts.upgrade = facts.upgrade.filter(|protocol| !protocol.is_empty());
+        Ok(facts)
     }
-    if connections {
-        facts.options = connection::options(head, fields)?;
-    }
-    // Several `Upgrade` fields are one list that a span cannot show; the offer may be ignored, so it is.
-    if !facts.options.upgrade || upgrades != 1 || version == Version::Http10 {
-        facts.upgrade = None;
-    }
-    facts.upgrade = facts.upgrade.filter(|protocol| !protocol.is_empty());
-    Ok(facts)
 }
 
 /// Checks one field line that came without its CR LF, and returns the length of its name.

@@ -13,13 +13,18 @@ pub(super) fn content_length(value: &[u8]) -> Result<u64, HeadError> {
     if value.is_empty() {
         return Err(HeadError::BadContentLength);
     }
-    value
-        .iter()
-        .try_fold(0u64, |length, byte| {
-            let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-            length.checked_mul(10)?.checked_add(u64::from(digit))
-        })
-        .ok_or(HeadError::BadContentLength)
+    let mut length = 0u64;
+    for byte in value {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(HeadError::BadContentLength);
+        }
+        length = length
+            .checked_mul(10)
+            .and_then(|length| length.checked_add(u64::from(digit)))
+            .ok_or(HeadError::BadContentLength)?;
+    }
+    Ok(length)
 }
 
 /// Checks that `Transfer-Encoding` is `chunked`, and says what is wrong where it is not.

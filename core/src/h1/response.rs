@@ -59,7 +59,7 @@ pub fn parse_response(
     Ok(Parsed::Complete {
         head: ResponseHead {
             status,
-            reason: reason(head),
+            reason: reason(head, response.reason),
             version,
             body,
             keep_alive: facts.options.persists(version) && body != BodyLength::UntilClose && !stray_body,
@@ -88,8 +88,11 @@ fn body(request_method: Method, status: u16, facts: &Facts) -> Result<BodyLength
     })
 }
 
-/// The reason phrase. It is taken from the line itself because `httparse` leaves out one that is not ASCII.
-fn reason(head: &[u8]) -> Span {
+/// The reason phrase. `httparse` leaves out one that is not ASCII; that is taken from the line itself.
+fn reason(head: &[u8], parsed: Option<&str>) -> Span {
+    if let Some(reason) = parsed.filter(|reason| !reason.is_empty()) {
+        return bytes::span(head, reason.as_bytes());
+    }
     let line_end = memchr::memchr(b'\r', head).unwrap_or(CODE_END);
     let start = (CODE_END + 1).min(line_end);
     Span { start: bytes::offset(start), end: bytes::offset(line_end) }

@@ -22,11 +22,9 @@ pub(super) fn parse(head: &[u8], target: &[u8], method: Method) -> Result<Target
         // The authority form. A reverse proxy is nobody's tunnel.
         return Err(RequestError::Connect);
     }
-    if !target.is_ascii() {
-        return Err(RequestError::BadTarget);
-    }
-    if memchr::memchr(b'#', target).is_some() {
-        return Err(RequestError::FragmentInTarget);
+    // One pass without a way out, which becomes a few instructions for sixteen bytes at a time.
+    if target.iter().fold(false, |bad, byte| bad | (*byte == b'#') | !byte.is_ascii()) {
+        return Err(if target.is_ascii() { RequestError::FragmentInTarget } else { RequestError::BadTarget });
     }
     match target {
         [b'/', ..] => Ok(Target { path: bytes::span(head, target), absolute: None }),
