@@ -1,11 +1,17 @@
 //! What `ouro-bench micro` calls of the parts that are private. No promise to anybody else: it may change at any time.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
-use super::headers::{NO_EDITS, Received, RequestRules, ResponseRules, write_request, write_response};
+use super::headers::{
+    Client, NO_EDITS, Received, RequestRules, ResponseRules, write_request, write_response,
+};
 use crate::base::http::{BodyLength, Field, RequestHead, ResponseHead, Version};
 use crate::base::random::Random;
 use crate::config::model::Forwarding;
+
+/// Known before a request comes, as that of a connection is.
+static CLIENT: LazyLock<Client> = LazyLock::new(|| Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST)));
 
 /// Writes the head of a request as an origin gets it, without edits of a route.
 pub fn forward_request(
@@ -18,8 +24,8 @@ pub fn forward_request(
     let rules = RequestRules {
         forwarding,
         edits: [NO_EDITS; 2],
-        client: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        path,
+        client: Some(&CLIENT),
+        path: (path != head.path.of(bytes)).then_some(path),
         host: b"www.example.com",
         upgrade: None,
     };

@@ -3,9 +3,10 @@
 //! Untouched fields that follow each other are copied in one piece. Hop-by-hop fields, those named by `Connection`
 //! included, end here (RFC 9110 section 7.6.1); each side's framing is written anew.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
-use crate::base::http::{BodyLength, Field, FieldKind, RequestHead, ResponseHead, Version};
+use crate::base::http::{BodyLength, Field, FieldKind, RequestHead, ResponseHead, Span, Version};
 use crate::base::random::Random;
 use crate::config::model::{ForwardedFor, ForwardedProto, Forwarding, HeaderEdits, RequestId};
 use crate::h1;
@@ -21,12 +22,47 @@ pub(super) struct Received<'a> {
     pub(super) fields: &'a [Field],
 }
 
+const FORWARDED_FOR: &[u8] = b"x-forwarded-for: ";
+
+/// With the longest address that there is, of 39 characters.
+const CLIENT_LINE_BYTES: usize = FORWARDED_FOR.len() + 39 + 2;
+
+/// A client as origins are told of it: the line is the same for all requests of a connection.
+pub(super) struct Client {
+    pub(super) address: IpAddr,
+    line: [u8; CLIENT_LINE_BYTES],
+    line_bytes: u8,
+}
+
+impl Client {
+    pub(super) fn new(address: IpAddr) -> Self {
+        let mut line = [0; CLIENT_LINE_BYTES];
+        let mut rest = &mut line[..];
+        let _ = rest.write_all(FORWARDED_FOR); // the line has room for every address
+        let _ = write!(rest, "{}\r\n", address.to_canonical());
+        #[allow(clippy::cast_possible_truncation)] // 58 at most
+        let line_bytes = (CLIENT_LINE_BYTES - rest.len()) as u8;
+        Self { address, line, line_bytes }
+    }
+
+    /// The whole line.
+    fn line(&self) -> &[u8] {
+        &self.line[..usize::from(self.line_bytes)]
+    }
+
+    /// The address and the end of the line.
+    fn value(&self) -> &[u8] {
+        &self.line()[FORWARDED_FOR.len()..]
+    }
+}
+
 /// What a forwarded request needs beside the request itself.
 pub(super) struct RequestRules<'a> {
     pub(super) forwarding: &'a Forwarding,
     pub(super) edits: [&'a HeaderEdits; 2],
-    pub(super) client: Option<IpAddr>,
-    pub(super) path: &'a [u8],
+    pub(super) client: Option<&'a Client>,
+    /// Path and query, where they are not sent as they were received.
+    pub(super) path: Option<&'a [u8]>,
     pub(super) host: &'a [u8],
     /// Protocol to upgrade to, where that is allowed.
     pub(super) upgrade: Option<&'a [u8]>,
@@ -40,9 +76,18 @@ pub(super) fn write_request(
     rules: &RequestRules<'_>,
     random: &mut Random,
 ) {
-    out.extend_from_slice(head.method_text.of(received.bytes));
-    out.push(b' ');
-    out.extend_from_slice(rules.path);
+    match rules.path {
+        // Method and path as they were received, in one piece.
+        None if head.path.start == head.method_text.end + 1 => {
+            let both = Span { start: head.method_text.start, end: head.path.end };
+            out.extend_from_slice(both.of(received.bytes));
+        }
+        path => {
+            out.extend_from_slice(head.method_text.of(received.bytes));
+            out.push(b' ');
+            out.extend_from_slice(path.unwrap_or_else(|| head.path.of(received.bytes)));
+        }
+    }
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(rules.host);
     out.extend_from_slice(b"\r\n");
@@ -50,7 +95,8 @@ pub(super) fn write_request(
     let mut forwarded_for = false;
     let mut has_proto = false;
     let mut has_id = false;
-    copy_fields(out, received, &rules.edits, |field| match field.kind {
+    let edits = effective(&rules.edits);
+    copy_fields(out, received, edits, None, |field| match field.kind {
         FieldKind::Host => false,
         FieldKind::XForwardedFor => {
             forwarded_for |= forwarding.x_forwarded_for == ForwardedFor::Append;
@@ -73,22 +119,16 @@ pub(super) fn write_request(
         kind => !kind.is_hop_by_hop(),
     });
     // What the configuration says of a field goes before what the proxy would write by itself.
-    let edited = has_edits(&rules.edits);
-    let ours = |name: &[u8]| !(edited && is_edited(name, &rules.edits));
+    let ours = |name: &[u8]| !edits.is_some_and(|edits| is_edited(name, edits));
     if let Some(client) = rules.client
         && forwarding.x_forwarded_for != ForwardedFor::Off
         && ours(b"x-forwarded-for")
     {
-        out.extend_from_slice(b"x-forwarded-for: ");
         if forwarded_for {
-            let values = received.fields.iter().filter(|f| f.kind == FieldKind::XForwardedFor);
-            for value in values.map(|f| f.value(received.bytes)).filter(|v| !v.is_empty()) {
-                out.extend_from_slice(value);
-                out.extend_from_slice(b", ");
-            }
+            append_client(out, received, client);
+        } else {
+            out.extend_from_slice(client.line());
         }
-        write_ip(out, client);
-        out.extend_from_slice(b"\r\n");
     }
     let wanted = match forwarding.x_forwarded_proto {
         ForwardedProto::Replace => true,
@@ -113,8 +153,22 @@ pub(super) fn write_request(
     if let Some(protocol) = rules.upgrade {
         write_upgrade(out, protocol);
     }
-    add_fields(out, &rules.edits);
+    if let Some(edits) = edits {
+        add_fields(out, edits);
+    }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the client behind those that the request names already.
+#[cold]
+fn append_client(out: &mut Vec<u8>, received: Received<'_>, client: &Client) {
+    out.extend_from_slice(FORWARDED_FOR);
+    let values = received.fields.iter().filter(|f| f.kind == FieldKind::XForwardedFor);
+    for value in values.map(|f| f.value(received.bytes)).filter(|v| !v.is_empty()) {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(client.value());
 }
 
 /// What a forwarded response needs beside the response itself.
@@ -136,9 +190,15 @@ pub(super) fn write_response(
     received: Received<'_>,
     rules: &ResponseRules<'_>,
 ) {
-    h1::write_status_line(out, Version::Http11, head.status, head.reason.of(received.bytes));
-    copy_fields(out, received, &rules.edits, |field| !field.kind.is_hop_by_hop());
-    if !(has_edits(&rules.edits) && is_edited(b"via", &rules.edits)) {
+    let edits = effective(&rules.edits);
+    let copied_from = if has_our_status_line(head, received.bytes) {
+        Some(0)
+    } else {
+        h1::write_status_line(out, Version::Http11, head.status, head.reason.of(received.bytes));
+        None
+    };
+    copy_fields(out, received, edits, copied_from, |field| !field.kind.is_hop_by_hop());
+    if !edits.is_some_and(|edits| is_edited(b"via", edits)) {
         write_via(out, rules.forwarding, head.version);
     }
     if let Some(length) = head.declared_length {
@@ -155,22 +215,33 @@ pub(super) fn write_response(
             (true, Version::Http11) => {}
         }
     }
-    add_fields(out, &rules.edits);
+    if let Some(edits) = edits {
+        add_fields(out, edits);
+    }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Copies the field lines that `keep` wants and no edit takes out, run by run.
+/// Whether the status line is, to the byte, what we would write; then it is copied together with the fields behind it.
+fn has_our_status_line(head: &ResponseHead, received: &[u8]) -> bool {
+    let (start, end) = (head.reason.start as usize, head.reason.end as usize);
+    head.version == Version::Http11
+        && start == b"HTTP/1.1 200 ".len()
+        && received.starts_with(b"HTTP/1.1 ")
+        && received.get(end..end + 2) == Some(b"\r\n")
+}
+
+/// Copies the field lines that `keep` wants and no edit takes out, run by run. The first run begins at `run` if that is
+/// given: what is before the fields goes with them.
 fn copy_fields(
     out: &mut Vec<u8>,
     received: Received<'_>,
-    edits: &[&HeaderEdits; 2],
+    edits: Option<&[&HeaderEdits; 2]>,
+    mut run: Option<usize>,
     mut keep: impl FnMut(&Field) -> bool,
 ) {
-    let edited = has_edits(edits);
-    let mut run: Option<usize> = None;
     for field in received.fields {
         let mut wanted = !field.named_by_connection && keep(field);
-        if wanted && edited {
+        if wanted && let Some(edits) = edits {
             wanted = !is_edited(field.name(received.bytes), edits);
         }
         match (wanted, run) {
@@ -188,9 +259,10 @@ fn copy_fields(
     }
 }
 
-/// Whether there are edits that concern fields which are there already.
-fn has_edits(edits: &[&HeaderEdits; 2]) -> bool {
-    edits.iter().any(|e| !(e.set.is_empty() && e.remove.is_empty()))
+/// The edits, if they change anything.
+#[inline]
+fn effective<'e>(edits: &'e [&'e HeaderEdits; 2]) -> Option<&'e [&'e HeaderEdits; 2]> {
+    (!edits.iter().all(|e| e.is_empty())).then_some(edits)
 }
 
 fn is_edited(name: &[u8], edits: &[&HeaderEdits; 2]) -> bool {
@@ -220,6 +292,7 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
+#[inline]
 fn write_via(out: &mut Vec<u8>, forwarding: &Forwarding, version: Version) {
     if let Some(pseudonym) = &forwarding.via {
         out.extend_from_slice(match version {
@@ -231,6 +304,7 @@ fn write_via(out: &mut Vec<u8>, forwarding: &Forwarding, version: Version) {
     }
 }
 
+#[inline]
 fn write_body_length(out: &mut Vec<u8>, body: BodyLength) {
     match body {
         BodyLength::None | BodyLength::UntilClose => {}
@@ -245,30 +319,15 @@ fn write_content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
+#[cold]
 fn write_upgrade(out: &mut Vec<u8>, protocol: &[u8]) {
     out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
     out.extend_from_slice(protocol);
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_ip(out: &mut Vec<u8>, address: IpAddr) {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            for (n, octet) in v4.octets().into_iter().enumerate() {
-                if n > 0 {
-                    out.push(b'.');
-                }
-                h1::write_u64(out, u64::from(octet));
-            }
-        }
-        // Writing into a vector does not fail.
-        IpAddr::V6(v6) => {
-            let _ = std::io::Write::write_fmt(out, format_args!("{v6}"));
-        }
-    }
-}
-
 /// A random UUID, version 4 (RFC 9562 section 5.4). It identifies a request in logs and is no secret.
+#[inline(never)]
 fn write_request_id(out: &mut Vec<u8>, random: &mut Random) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let (high, low) = (random.next_u64(), random.next_u64());
@@ -316,11 +375,12 @@ mod tests {
             panic!("not a request: {text}")
         };
         let received = Received { bytes: &text.as_bytes()[..len], fields: &fields };
+        let client = client.map(Client::new);
         let rules = RequestRules {
             forwarding,
             edits,
-            client,
-            path: head.path.of(text.as_bytes()),
+            client: client.as_ref(),
+            path: None,
             host: head.authority.of(text.as_bytes()),
             upgrade: None,
         };
@@ -432,6 +492,53 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "HTTP/1.1 200 Fine\r\nServer: x\r\nDate: d\r\ntransfer-encoding: chunked\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn the_status_line_is_ours_whatever_the_origin_wrote() {
+        for (text, written) in [
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n\r\n"),
+            ("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"),
+            ("HTTP/1.1 204 \r\nA: b\r\n\r\n", "HTTP/1.1 204 \r\nA: b\r\n\r\n"),
+            ("HTTP/1.1 204\r\nA: b\r\n\r\n", "HTTP/1.1 204 \r\nA: b\r\n\r\n"),
+            ("HTTP/1.1 204\r\n\r\n", "HTTP/1.1 204 \r\n\r\n"),
+            ("HTTP/1.0 404 Not Found\r\nA: b\r\n\r\n", "HTTP/1.1 404 Not Found\r\nA: b\r\n\r\n"),
+            ("HTTP/1.1 200 OK\r\nConnection: x\r\nA: b\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n\r\n"),
+        ] {
+            let mut fields = Fields::new();
+            let parsed = h1::parse_response(text.as_bytes(), Method::Get, LIMITS, &mut fields);
+            let Ok(Parsed::Complete { head, len }) = parsed else { panic!("not a response: {text}") };
+            let none = HeaderEdits::default();
+            let rules = ResponseRules {
+                forwarding: &Forwarding { via: None, ..forwarding() },
+                edits: [&none, &none],
+                body: BodyLength::None,
+                keep_alive: true,
+                client_version: Version::Http11,
+                upgrade: None,
+            };
+            let mut out = Vec::new();
+            let received = Received { bytes: &text.as_bytes()[..len], fields: &fields };
+            write_response(&mut out, &head, received, &rules);
+            assert_eq!(String::from_utf8(out).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn clients_are_named_by_their_address() {
+        for (address, line) in [
+            ("10.1.2.3", "x-forwarded-for: 10.1.2.3\r\n"),
+            ("255.255.255.255", "x-forwarded-for: 255.255.255.255\r\n"),
+            ("::ffff:10.1.2.3", "x-forwarded-for: 10.1.2.3\r\n"),
+            ("::1", "x-forwarded-for: ::1\r\n"),
+            (
+                "1111:2222:3333:4444:5555:6666:7777:8888",
+                "x-forwarded-for: 1111:2222:3333:4444:5555:6666:7777:8888\r\n",
+            ),
+        ] {
+            let client = Client::new(address.parse().unwrap());
+            assert_eq!(String::from_utf8_lossy(client.line()), line);
+        }
     }
 
     #[test]

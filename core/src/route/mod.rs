@@ -8,6 +8,8 @@
 mod hosts;
 mod rewrite;
 
+use std::cell::LazyCell;
+
 use crate::base::http::Field;
 use crate::base::random::Random;
 use crate::config::model::{ClusterIndex, Forward, HeaderMatch, PathMatch, Route, ValueMatch};
@@ -18,6 +20,8 @@ pub use self::rewrite::{redirect_location, rewrite_path};
 /// Finds the route of a request. Belongs to the list of routes that it was built from and only works with that.
 #[derive(Debug)]
 pub struct RouteTable {
+    /// The first route takes every request, as the only one of many a listener does.
+    first_takes_all: bool,
     /// `None` if no route asks for a host; then there is nothing to look up.
     hosts: Option<HostIndex>,
 }
@@ -42,7 +46,13 @@ impl RouteTable {
     #[must_use]
     pub fn new(routes: &[Route]) -> Self {
         let any_host_only = routes.iter().all(|route| route.hosts.is_empty());
-        Self { hosts: (!any_host_only).then(|| HostIndex::new(routes)) }
+        let first_takes_all = routes.first().is_some_and(|route| {
+            route.path == PathMatch::Any
+                && route.hosts.is_empty()
+                && route.methods.is_empty()
+                && route.headers.is_empty()
+        });
+        Self { first_takes_all, hosts: (!any_host_only).then(|| HostIndex::new(routes)) }
     }
 
     /// The first route, in the order of the file, that matches.
@@ -54,9 +64,13 @@ impl RouteTable {
     /// The position of the first route, in the order of the file, that matches.
     #[must_use]
     pub fn position(&self, routes: &[Route], query: &RouteQuery<'_>) -> Option<usize> {
-        let path = path_of(query.path);
+        if self.first_takes_all {
+            return Some(0);
+        }
+        // Looked for by the first route that asks for it.
+        let path = LazyCell::new(|| path_of(query.path));
         let Some(hosts) = &self.hosts else {
-            return routes.iter().position(|route| matches(route, path, query));
+            return routes.iter().position(|route| matches(route, &path, query));
         };
         // Each list is in the order of the file, so the first match of all is the smallest of the lists' first
         // matches, and a list need not be read beyond the best that is known. Routes for one host go first in most
@@ -64,7 +78,7 @@ impl RouteTable {
         let mut best: Option<u32> = None;
         hosts.candidates(query.host, |list| {
             for index in list.iter().copied().take_while(|index| best.is_none_or(|best| *index < best)) {
-                if routes.get(index as usize).is_some_and(|route| matches(route, path, query)) {
+                if routes.get(index as usize).is_some_and(|route| matches(route, &path, query)) {
                     best = Some(index);
                     break;
                 }
@@ -104,10 +118,14 @@ fn split_query(path_and_query: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Whether a request meets every condition of a route but that on the host.
-fn matches(route: &Route, path: &[u8], query: &RouteQuery<'_>) -> bool {
+fn matches<'q>(
+    route: &Route,
+    path: &LazyCell<&'q [u8], impl FnOnce() -> &'q [u8]>,
+    query: &RouteQuery<'_>,
+) -> bool {
     let path_matches = match &route.path {
         PathMatch::Any => true,
-        PathMatch::Exact(exact) => path == exact.as_bytes(),
+        PathMatch::Exact(exact) => **path == exact.as_bytes(),
         PathMatch::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
     };
     path_matches

@@ -87,6 +87,23 @@ fn the_first_match_in_the_order_of_the_file_wins() {
 }
 
 #[test]
+fn a_first_route_without_conditions_leaves_nothing_to_the_others() {
+    let all = routes(&["", "path = \"/x\"", "hosts = [\"a\"]"]);
+    for (host, path) in [("a", "/x"), ("b", "/"), ("", "*"), ("a", "/y?z")] {
+        assert_eq!(pick(&all, host, path), Some(0));
+    }
+    for condition in [
+        "hosts = [\"a\"]",
+        "path = \"/x\"",
+        "methods = [\"PUT\"]",
+        "headers = [{ name = \"x\", present = true }]",
+    ] {
+        assert_eq!(pick(&routes(&[condition, ""]), "b", "/"), Some(1), "{condition}");
+    }
+    assert_eq!(pick(&[], "a", "/"), None);
+}
+
+#[test]
 fn addresses_are_hosts_too() {
     let routes = routes(&["hosts = [\"[::1]\", \"127.0.0.1\"]"]);
     assert_eq!(pick(&routes, "[::1]:80", "/"), Some(0));

@@ -163,6 +163,8 @@ pub struct Endpoint {
     cluster: Arc<model::Cluster>,
     stats: Rc<EndpointStats>,
     idle: RefCell<VecDeque<Idle>>,
+    /// The cluster has it. One that is only leased may be gone from there, or never have been.
+    is_known: Cell<bool>,
     /// Connections that this process has made itself, less those that it has not taken from the one before for that.
     fresh: Cell<u32>,
 }
@@ -223,11 +225,13 @@ impl Cluster {
                     cluster: Arc::clone(&self.config),
                     stats: EndpointStats::new(self.stats.clone(), own, Rc::clone(&self.stripe)),
                     idle: RefCell::default(),
+                    is_known: Cell::new(true),
                     fresh: Cell::default(),
                 }));
             }
         }
         for removed in old {
+            removed.is_known.set(false);
             removed.stats.is_removed.set(true);
         }
         if self.counts_members {
@@ -288,6 +292,7 @@ impl Cluster {
                 cluster: Arc::clone(&self.config),
                 stats: EndpointStats::new(self.stats.clone(), Block::detached(), Rc::clone(&self.stripe)),
                 idle: RefCell::default(),
+                is_known: Cell::new(false),
                 fresh: Cell::default(),
             }),
         };
@@ -303,8 +308,7 @@ impl Cluster {
             return;
         }
         let mut idle = endpoint.idle.borrow_mut();
-        let is_known = self.endpoints.borrow().iter().any(|known| Rc::ptr_eq(known, endpoint));
-        if is_known && idle.len() < self.config.max_idle_connections {
+        if endpoint.is_known.get() && idle.len() < self.config.max_idle_connections {
             connection.attach(TaskId::NONE);
             // Those that were used before this process began are the older ones.
             idle.push_front(Idle { connection, since, requests });
@@ -318,10 +322,7 @@ impl Cluster {
             self.stats.inc(ClusterScope::CX_MAX_REQUESTS);
             return;
         }
-        if self.config.max_idle_connections == 0
-            || !is_clean(&connection)
-            || !self.endpoints.borrow().iter().any(|e| std::ptr::eq(&raw const **e, endpoint))
-        {
+        if self.config.max_idle_connections == 0 || !endpoint.is_known.get() || !is_clean(&connection) {
             return;
         }
         connection.attach(TaskId::NONE);

@@ -80,36 +80,52 @@ impl Body {
     }
 
     /// Whether the rest of a small body is worth waiting for.
-    fn is_worth_waiting(&self, from: &Socket, now: Millis) -> bool {
+    fn is_worth_waiting(&self, from: &Socket, now: Millis, first_bytes: usize) -> bool {
+        let left = self.decoder.remaining_known().unwrap_or(0);
+        if !self.gathers || left <= first_bytes as u64 {
+            return false;
+        }
         let status = from.status();
-        self.gathers
-            && (now < self.gathers_until || is_on(Mutation::HeadHeldBack))
+        (now < self.gathers_until || is_on(Mutation::HeadHeldBack))
             && !self.done
             && !status.eof
             && status.recv_error == 0
-            && self.decoder.remaining_known().is_some_and(|left| left > status.unread as u64)
+            && left > (first_bytes + status.unread) as u64
     }
 
-    /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first.
+    /// Passes on what has come, as long as the receiver has room. What `lead` holds goes first. `first` has been taken
+    /// from the sender already. What is held back goes where there is no `lead`.
     pub(super) fn pump(
         &mut self,
         ring: &Ring,
         from: &Socket,
         to: Option<&Socket>,
         lead: Option<WriteBuf>,
+        first: Option<Chunk>,
     ) -> Result<(), BodyFault> {
         let lead = lead.or_else(|| self.held.take());
-        if lead.is_some() && self.is_worth_waiting(from, ring.now()) {
+        let first_bytes = first.as_ref().map_or(0, Chunk::len);
+        if lead.is_some() && self.is_worth_waiting(from, ring.now(), first_bytes) {
             self.held = lead;
+            put_back(from, first);
             return Ok(());
         }
         let mut out = Outgoing { ring, to, pending: lead };
-        let result = self.pump_into(from, &mut out);
+        let result = self.pump_into(from, first, &mut out);
         out.flush();
         result
     }
 
-    fn pump_into(&mut self, from: &Socket, out: &mut Outgoing<'_>) -> Result<(), BodyFault> {
+    fn pump_into(
+        &mut self,
+        from: &Socket,
+        mut first: Option<Chunk>,
+        out: &mut Outgoing<'_>,
+    ) -> Result<(), BodyFault> {
+        if self.done {
+            put_back(from, first);
+            return Ok(());
+        }
         // What nobody gets needs no room, and nobody would wake us when there is some again.
         let mut room = match out.to {
             Some(_) => limits::SEND_HIGH_WATER_BYTES.saturating_sub(out.unsent()),
@@ -117,10 +133,11 @@ impl Body {
         };
         while !self.done {
             if room == 0 {
+                put_back(from, first);
                 out.wake_when_drained();
                 return Ok(());
             }
-            let Some(chunk) = from.receive() else {
+            let Some(chunk) = first.take().or_else(|| from.receive()) else {
                 let status = from.status();
                 if status.recv_error != 0 {
                     return Err(BodyFault::Gone);
@@ -143,14 +160,13 @@ impl Body {
                 Decoded::Data { skip, len } => {
                     chunk.advance(skip);
                     self.bytes += len as u64;
-                    let data = chunk.split_to(len);
                     if self.bytes.saturating_add(self.decoder.announced()) > self.limit {
                         return Err(BodyFault::TooLarge); // a chunk that will be too long need not come first
                     }
                     match self.framing {
-                        Framing::Identity => out.data(data, false),
-                        Framing::Chunked => out.chunk(data),
-                        Framing::Discard => {}
+                        Framing::Identity => out.data(&mut chunk, len, false),
+                        Framing::Chunked => out.chunk(&mut chunk, len),
+                        Framing::Discard => chunk.advance(len),
                     }
                 }
                 Decoded::NeedMore { .. } => {
@@ -180,6 +196,13 @@ impl Body {
     }
 }
 
+/// Gives back what was taken from a sender and not used.
+fn put_back(from: &Socket, chunk: Option<Chunk>) {
+    if let Some(chunk) = chunk {
+        from.unread(chunk);
+    }
+}
+
 /// Where the body goes: framing and small pieces are gathered, large pieces go by reference.
 struct Outgoing<'a> {
     ring: &'a Ring,
@@ -199,32 +222,35 @@ impl Outgoing<'_> {
         }
     }
 
+    #[inline]
     fn buf(&mut self) -> &mut Vec<u8> {
         let ring = self.ring;
         &mut self.pending.get_or_insert_with(|| ring.write_buf()).bytes
     }
 
-    /// Queues data; `gather` makes a buffer for small pieces where there is none yet.
-    fn data(&mut self, data: Chunk, gather: bool) {
-        if data.len() <= limits::INLINE_BODY_BYTES && (gather || self.pending.is_some()) {
+    /// Queues the first `len` bytes of a chunk; `gather` makes a buffer for small pieces where there is none yet.
+    #[inline]
+    fn data(&mut self, chunk: &mut Chunk, len: usize, gather: bool) {
+        if len <= limits::INLINE_BODY_BYTES && (gather || self.pending.is_some()) {
             let buf = self.buf();
-            buf.extend_from_slice(data.as_slice());
+            buf.extend_from_slice(&chunk.as_slice()[..len]);
+            chunk.advance(len);
             if buf.len() > 8 * limits::INLINE_BODY_BYTES {
                 self.flush();
             }
             return;
         }
         self.flush();
+        let data = chunk.split_to(len);
         if let Some(to) = self.to {
             to.send(data);
         }
     }
 
-    /// Queues data as a chunk of a chunked body.
-    fn chunk(&mut self, data: Chunk) {
-        let len = data.len();
+    /// Queues the first `len` bytes of a chunk as one of a chunked body.
+    fn chunk(&mut self, chunk: &mut Chunk, len: usize) {
         h1::write_chunk_header(self.buf(), len);
-        self.data(data, true);
+        self.data(chunk, len, true);
         self.buf().extend_from_slice(b"\r\n");
     }
 

@@ -15,7 +15,7 @@ use crate::proxy::headers::NO_EDITS;
 use crate::proxy::parcel::{ConnectingParcel, RelayParcel, UpstreamParcel};
 use crate::proxy::relay::Direction;
 use crate::proxy::{Context, Record};
-use crate::ring::{Chunk, Link, Socket, Status, WriteBuf};
+use crate::ring::{Chunk, Link, Socket, WriteBuf};
 use crate::stats::{ClusterScope, HttpScope, count_response};
 use crate::upstream::{Cluster, Connection, Endpoint, Lease, RequestOutcome};
 
@@ -343,7 +343,8 @@ impl Exchange {
                     self.up = Some(pooled.connection);
                     self.lease = Some(lease);
                     self.start_sending(env);
-                    return Ok(());
+                    // Nothing can have come yet: a pooled connection has nothing unread.
+                    return if self.request.done { Err(self.wait(env)) } else { Ok(()) };
                 }
             }
             self.tried.push(Rc::clone(lease.endpoint()));
@@ -422,7 +423,7 @@ impl Exchange {
             return Ok(());
         }
         let lead = self.lead.take();
-        self.request.pump(&env.context.ring, env.down, self.up.as_deref(), lead)?;
+        self.request.pump(&env.context.ring, env.down, self.up.as_deref(), lead, None)?;
         if self.request.done {
             self.sent_at = env.now;
         }
@@ -455,7 +456,7 @@ impl Exchange {
         }
         if self.response_state == ResponseState::Body {
             let up = self.up.as_ref()?;
-            if let Err(fault) = self.response.pump(&env.context.ring, up, Some(env.down), None) {
+            if let Err(fault) = self.response.pump(&env.context.ring, up, Some(env.down), None, None) {
                 tracing::debug!(?fault, "the upstream broke off its response");
                 self.end_request(RequestOutcome::BrokenByOrigin);
                 return Some(Progress::Abort { truncated: true });
@@ -515,17 +516,25 @@ impl Exchange {
     }
 
     fn wait(&mut self, env: &Env<'_>) -> Progress {
-        let down = env.down.status();
-        let up = self.up.as_ref().map(|up| up.status());
-        let activity = up.map_or(down.activity, |up: Status| up.activity.max(down.activity));
         let awaiting_head = self.request.done && self.response_state == ResponseState::Head;
         let expires = match (&self.cluster, awaiting_head) {
             (Some(cluster), true) => deadline(self.sent_at, cluster.config.response_timeout_ms),
-            _ => deadline(activity, env.http.timeouts.stream_idle_ms),
+            _ => {
+                let down = env.down.status().activity;
+                let activity = self.up.as_ref().map_or(down, |up| up.status().activity.max(down));
+                deadline(activity, env.http.timeouts.stream_idle_ms)
+            }
         };
-        if self.request_deadline.min(expires) > env.now {
-            return Progress::Wait(self.request_deadline.min(expires).min(self.response.holds_until()));
+        let expires = self.request_deadline.min(expires);
+        if expires > env.now {
+            return Progress::Wait(expires.min(self.response.holds_until()));
         }
+        self.expire(env, awaiting_head)
+    }
+
+    /// It has taken too long.
+    #[cold]
+    fn expire(&mut self, env: &Env<'_>, awaiting_head: bool) -> Progress {
         let late = self.request_deadline <= env.now;
         env.stats.inc(if late { HttpScope::RQ_TIMEOUT } else { HttpScope::RQ_IDLE_TIMEOUT });
         if self.has_answered() {
@@ -535,7 +544,7 @@ impl Exchange {
             self.end_request(RequestOutcome::TimedOut);
             return Progress::Fail(504, "The request took too long.");
         }
-        if awaiting_head || up.is_some_and(|up| up.unsent > 0) {
+        if awaiting_head || self.up.as_ref().is_some_and(|up| up.status().unsent > 0) {
             self.end_request(RequestOutcome::TimedOut);
             return Progress::Fail(504, "The upstream took too long to answer.");
         }
@@ -565,10 +574,61 @@ impl Exchange {
     /// Makes it as good as new, keeping what its vectors have allocated.
     pub(super) fn clear(&mut self) {
         self.settle();
-        let mut tried = std::mem::take(&mut self.tried);
-        let mut partial = std::mem::take(&mut self.partial);
+        // Field by field: to make a new one and to drop this costs several times as much. A field that is missing here
+        // does not compile.
+        let Self {
+            cluster,
+            lease,
+            tried,
+            up,
+            upstream,
+            resumes,
+            up_requests,
+            fresh,
+            head,
+            lead,
+            method,
+            version,
+            route,
+            keep_alive,
+            asks_close,
+            expect_continue,
+            upgrade,
+            request,
+            response,
+            response_state,
+            partial,
+            informational,
+            up_keep_alive,
+            until_close,
+            status,
+            is_sent,
+            started,
+            started_us,
+            sent_us,
+            sent_at,
+            request_deadline,
+            upward,
+            downward,
+            record,
+            carried_edits,
+        } = self;
+        (*cluster, *lease, *up, *upstream, *resumes) = (None, None, None, Upstream::None, None);
+        (*head, *lead, *upgrade, *record, *carried_edits) = (None, None, None, None, None);
+        (*request, *response, *response_state) = (Body::none(), Body::none(), ResponseState::Head);
+        (*method, *version, *route) = (Method::Get, Version::Http11, 0);
+        (*up_requests, *informational, *status) = (0, 0, 0);
+        (*fresh, *keep_alive, *asks_close, *expect_continue) = (false, false, false, false);
+        (*up_keep_alive, *until_close, *is_sent) = (false, false, false);
+        (*started, *started_us, *sent_us, *sent_at, *request_deadline) = (0, 0, 0, 0, NEVER);
+        (*upward, *downward) = (Direction::default(), Direction::default());
         tried.clear();
         partial.clear();
-        *self = Self { tried, partial, ..Self::default() };
+    }
+
+    /// One to begin with, where there is none to use again.
+    #[cold]
+    pub(super) fn boxed() -> Box<Self> {
+        Box::default()
     }
 }

@@ -16,7 +16,6 @@ mod pack;
 mod request;
 mod response;
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -24,6 +23,7 @@ use ouro_shm::Block;
 
 use self::exchange::{Ended, Env, Progress, ResponseState};
 use super::context::{Context, Gate, HttpService, Permit};
+use super::headers::Client;
 use super::parcel::{self, HttpParcel, RelayParcel, Restored, SessionParcel, SocketParcel};
 use super::relay::{Outcome, cut_off_unsent, pump_both};
 use super::reply::{self, Reply};
@@ -76,7 +76,7 @@ pub struct Http1 {
     /// FIN was sent, and when lingering ends.
     lingering: Option<Millis>,
     discarded: u32,
-    client: Option<IpAddr>,
+    client: Option<Box<Client>>,
     /// The client has ended the connection.
     remote: bool,
     /// The connection has ended before a request on it had.
@@ -148,7 +148,7 @@ impl Http1 {
         session.since = now.saturating_sub(http.waiting_ms);
         session.requests = http.requests;
         session.partial = http.partial;
-        session.client = parcel.client.parse().ok();
+        session.client = parcel.client.parse().ok().map(|address| Box::new(Client::new(address)));
         session.phase = match http.phase {
             0 => Phase::Head,
             1 => Phase::Exchange,
@@ -173,26 +173,12 @@ impl Http1 {
         Ok(session)
     }
 
-    /// One step; `None` when there is more to do at once.
-    fn step(&mut self) -> Option<Step> {
-        match self.phase {
-            Phase::Head => self.read_head(),
-            Phase::Exchange => self.run_exchange(),
-            Phase::Tunnel => self.run_tunnel(),
-            Phase::Closing => self.run_closing(),
-        }
-    }
-
     fn run_exchange(&mut self) -> Option<Step> {
         let Some(mut exchange) = self.exchange.take() else { return Some(Step::Done) };
         let down = &self.down;
-        let env = Env {
-            context: &self.context,
-            http: self.service.http(),
-            stats: &self.service.stats,
-            down,
-            now: self.context.ring.now(),
-        };
+        let now = self.context.ring.now();
+        let env =
+            Env { context: &self.context, http: self.service.http(), stats: &self.service.stats, down, now };
         match exchange.advance(&env) {
             Progress::Wait(deadline) => {
                 if exchange.response_state == ResponseState::Body {
@@ -217,54 +203,69 @@ impl Http1 {
                 self.end_exchange(exchange, Ended::Complete);
                 if keep_alive {
                     self.phase = Phase::Head;
-                    self.since = self.context.ring.now();
+                    self.since = now;
                 } else {
-                    let limited = self.requests >= self.service.http().limits.requests_per_connection;
-                    if limited {
-                        self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
-                    }
-                    if self.context.is_leaving() {
-                        self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
-                    }
-                    let plain = asked && !unfinished && !limited && !self.context.is_leaving();
-                    self.start_closing(if plain { Close::Plain } else { Close::Linger });
+                    self.close_behind_response(asked && !unfinished);
                 }
             }
-            Progress::Fail(status, reason) => {
-                let keep_alive =
-                    exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
-                let head_only = exchange.method == Method::Head;
-                let version = exchange.version;
-                exchange.settle();
-                exchange.up = None;
-                if let (500.., Some(cluster)) = (status, &exchange.cluster) {
-                    // Whoever looks at the cluster wants to see what its clients got for want of a response.
-                    cluster.stats.inc(ClusterScope::RQ_COMPLETED);
-                    count_response(&cluster.stats, status);
-                }
-                self.reply_error(status, reason, keep_alive, head_only, version, &mut exchange);
-                self.end_exchange(exchange, Ended::Answered(reason));
-                self.after_reply(keep_alive);
-            }
-            Progress::Abort { truncated } => {
-                let reset = truncated && exchange.until_close;
-                self.ended_within_request = true;
-                self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
-                if !truncated {
-                    if self.down.status().recv_error != 0 {
-                        // Where we have cut it off ourselves, that must not look like the end of a response.
-                        self.down.reset_at_close();
-                    }
-                    self.remote = true;
-                    return Some(Step::Done);
-                }
-                // What came of the response is still delivered.
-                self.start_closing(if reset { Close::Reset } else { Close::Linger });
-            }
+            Progress::Fail(status, reason) => self.fail(exchange, status, reason),
+            Progress::Abort { truncated } => return self.abort(exchange, truncated),
         }
         None
     }
 
+    /// The response was the last one. With `is_last_word` the client has nothing more to say either.
+    #[inline(never)]
+    fn close_behind_response(&mut self, is_last_word: bool) {
+        let limited = self.requests >= self.service.http().limits.requests_per_connection;
+        if limited {
+            self.service.stats.inc(HttpScope::CX_MAX_REQUESTS);
+        }
+        if self.context.is_leaving() {
+            self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
+        }
+        let plain = is_last_word && !limited && !self.context.is_leaving();
+        self.start_closing(if plain { Close::Plain } else { Close::Linger });
+    }
+
+    /// Tells the client that its request has failed.
+    #[cold]
+    fn fail(&mut self, mut exchange: Box<Exchange>, status: u16, reason: &str) {
+        let keep_alive = exchange.request.done && exchange.keep_alive && !self.context.says_farewell();
+        let head_only = exchange.method == Method::Head;
+        let version = exchange.version;
+        exchange.settle();
+        exchange.up = None;
+        if let (500.., Some(cluster)) = (status, &exchange.cluster) {
+            // Whoever looks at the cluster wants to see what its clients got for want of a response.
+            cluster.stats.inc(ClusterScope::RQ_COMPLETED);
+            count_response(&cluster.stats, status);
+        }
+        self.reply_error(status, reason, keep_alive, head_only, version, &mut exchange);
+        self.end_exchange(exchange, Ended::Answered(reason));
+        self.after_reply(keep_alive);
+    }
+
+    /// Breaks off: the response was truncated, or the client is gone.
+    #[cold]
+    fn abort(&mut self, exchange: Box<Exchange>, truncated: bool) -> Option<Step> {
+        let reset = truncated && exchange.until_close;
+        self.ended_within_request = true;
+        self.end_exchange(exchange, if truncated { Ended::CutOff } else { Ended::ClientGone });
+        if !truncated {
+            if self.down.status().recv_error != 0 {
+                // Where we have cut it off ourselves, that must not look like the end of a response.
+                self.down.reset_at_close();
+            }
+            self.remote = true;
+            return Some(Step::Done);
+        }
+        // What came of the response is still delivered.
+        self.start_closing(if reset { Close::Reset } else { Close::Linger });
+        None
+    }
+
+    #[inline(never)]
     fn run_tunnel(&mut self) -> Option<Step> {
         let Some(exchange) = &mut self.exchange else { return Some(Step::Done) };
         let down = &self.down;
@@ -299,6 +300,7 @@ impl Http1 {
         Some(Step::Done)
     }
 
+    #[inline(never)]
     fn run_closing(&mut self) -> Option<Step> {
         let down = &self.down;
         let now = self.context.ring.now();
@@ -345,6 +347,7 @@ impl Http1 {
         Some(Step::Wait(end))
     }
 
+    #[inline(never)]
     fn start_closing(&mut self, close: Close) {
         self.phase = Phase::Closing;
         self.close = close;
@@ -431,7 +434,14 @@ impl Http1 {
 impl Session for Http1 {
     fn advance(&mut self) -> Step {
         loop {
-            if let Some(step) = self.step() {
+            // Nothing where there is more to do at once.
+            let step = match self.phase {
+                Phase::Head => self.read_head(),
+                Phase::Exchange => self.run_exchange(),
+                Phase::Tunnel => self.run_tunnel(),
+                Phase::Closing => self.run_closing(),
+            };
+            if let Some(step) = step {
                 return step;
             }
         }
@@ -478,7 +488,7 @@ impl Session for Http1 {
                 }),
                 closing: (self.phase == Phase::Closing).then(|| ClosingParcel::of(self, now)),
             }),
-            client: self.client.map(|client| client.to_string()).unwrap_or_default(),
+            client: self.client_text(),
             age_ms: 0,
             connecting: exchange.and_then(|exchange| exchange.pack_attempt()),
         }

@@ -6,13 +6,13 @@ use super::{Close, Http1, Phase};
 use crate::base::clock::{Millis, NEVER, deadline};
 use crate::base::http::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::base::limits;
-use crate::config::model::{Forward, ForwardedFor, Route, RouteAction};
+use crate::config::model::{Forward, ForwardedFor, Redirect, Respond, Route, RouteAction};
 use crate::h1::{self, HeadError, HeadLimits, Parsed, RequestError};
-use crate::proxy::headers::{Received, RequestRules, write_request};
+use crate::proxy::headers::{Client, Received, RequestRules, write_request};
 use crate::proxy::relay::cut_off_unsent;
 use crate::proxy::reply::Reply;
 use crate::proxy::{Record, Step};
-use crate::ring::Chunk;
+use crate::ring::{Chunk, Status};
 use crate::route::{self, RouteQuery};
 use crate::stats::HttpScope;
 
@@ -30,7 +30,8 @@ impl Http1 {
             {
                 return self.await_room(status.activity);
             }
-            let Some(chunk) = down.receive() else { return self.await_head() };
+            let received = if status.unread > 0 { down.receive() } else { None };
+            let Some(chunk) = received else { return self.await_head(&status) };
             let context = std::rc::Rc::clone(&self.context);
             let mut fields = context.fields.borrow_mut();
             match self.parse(chunk, &mut fields) {
@@ -38,9 +39,7 @@ impl Http1 {
                 Ok(false) => {}
                 Err(error) => {
                     drop(fields);
-                    tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
-                    self.count_refusal(error);
-                    self.refuse(error.status(), error.reason());
+                    self.refuse_head(error);
                     return None;
                 }
             }
@@ -48,6 +47,7 @@ impl Http1 {
     }
 
     /// The client does not take the replies that it has caused: no further request is read until it does.
+    #[cold]
     fn await_room(&mut self, activity: Millis) -> Option<Step> {
         let idle_since = activity.max(self.since);
         let expires = deadline(idle_since, self.service.http().timeouts.stream_idle_ms);
@@ -61,9 +61,7 @@ impl Http1 {
     }
 
     /// Nothing to read: waits, or ends the connection.
-    fn await_head(&mut self) -> Option<Step> {
-        let down = &self.down;
-        let status = down.status();
+    fn await_head(&mut self, status: &Status) -> Option<Step> {
         if status.recv_error != 0 || status.send_error != 0 {
             self.remote = true;
             return Some(Step::Done);
@@ -81,7 +79,8 @@ impl Http1 {
             (true, 0) => self.since + limits::FIRST_REQUEST_MS,
             (true, _) => 0,
         };
-        if leaves_at <= self.context.ring.now() {
+        let now = self.context.ring.now();
+        if leaves_at <= now {
             self.service.stats.inc(HttpScope::CX_DRAIN_CLOSE);
             self.start_closing(Close::Linger);
             return None;
@@ -90,7 +89,7 @@ impl Http1 {
         let idle = self.requests > 0 && !begun;
         let expires = deadline(self.since, if idle { timeouts.idle_ms } else { timeouts.request_head_ms })
             .min(leaves_at);
-        if expires > self.context.ring.now() {
+        if expires > now {
             return Some(Step::Wait(expires));
         }
         if begun {
@@ -103,7 +102,15 @@ impl Http1 {
         None
     }
 
+    #[cold]
+    fn refuse_head(&mut self, error: RequestError) {
+        tracing::debug!(listener = self.service.listener.name, ?error, "request refused");
+        self.count_refusal(error);
+        self.refuse(error.status(), error.reason());
+    }
+
     /// Answers to something that is no request, and closes.
+    #[cold]
     fn refuse(&mut self, status: u16, reason: &str) {
         let mut exchange = Exchange::default();
         self.count_request(&mut exchange);
@@ -112,7 +119,7 @@ impl Http1 {
             exchange.started = self.since;
             exchange.record = Some(Box::new(Record {
                 listener: self.service.listener.name.clone(),
-                client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+                client: self.client_text(),
                 protocol: "-",
                 ..Record::default()
             }));
@@ -164,22 +171,33 @@ impl Http1 {
     fn parse(&mut self, mut chunk: Chunk, fields: &mut Fields) -> Result<bool, RequestError> {
         let limits = &self.service.http().limits;
         let bounds = HeadLimits { head_bytes: limits.head_size, headers: limits.headers };
-        if self.partial.is_empty() {
-            return match h1::parse_request(chunk.as_slice(), bounds, fields)? {
-                Parsed::Complete { head, len } => {
-                    let bytes = chunk.split_to(len);
-                    self.down.unread(chunk);
-                    self.begin(&head, Received { bytes: bytes.as_slice(), fields });
-                    Ok(true)
-                }
-                Parsed::Partial => {
-                    // The rest may take its time: what is here must not hold a whole receive buffer meanwhile.
-                    self.partial.extend_from_slice(chunk.as_slice());
-                    self.since = self.context.ring.now();
-                    Ok(false)
-                }
-            };
+        if !self.partial.is_empty() {
+            return self.parse_rest(bounds, chunk, fields);
         }
+        match h1::parse_request(chunk.as_slice(), bounds, fields)? {
+            Parsed::Complete { head, len } => {
+                self.begin(&head, Received { bytes: &chunk.as_slice()[..len], fields });
+                chunk.advance(len);
+                self.down.unread(chunk);
+                Ok(true)
+            }
+            Parsed::Partial => {
+                // The rest may take its time: what is here must not hold a whole receive buffer meanwhile.
+                self.partial.extend_from_slice(chunk.as_slice());
+                self.since = self.context.ring.now();
+                Ok(false)
+            }
+        }
+    }
+
+    /// The same where a part of the head has come before.
+    #[cold]
+    fn parse_rest(
+        &mut self,
+        bounds: HeadLimits,
+        mut chunk: Chunk,
+        fields: &mut Fields,
+    ) -> Result<bool, RequestError> {
         let known = self.partial.len();
         self.partial.extend_from_slice(chunk.as_slice());
         // A head that was incomplete is complete only with another LF (and an over-long one is refused without).
@@ -188,10 +206,10 @@ impl Http1 {
         }
         match h1::parse_request(&self.partial, bounds, fields)? {
             Parsed::Complete { head, len } => {
-                chunk.advance(len - known);
-                self.down.unread(chunk);
                 let partial = std::mem::take(&mut self.partial);
                 self.begin(&head, Received { bytes: &partial[..len], fields });
+                chunk.advance(len - known);
+                self.down.unread(chunk);
                 Ok(true)
             }
             Parsed::Partial => Ok(false),
@@ -204,7 +222,7 @@ impl Http1 {
         let service = std::rc::Rc::clone(&self.service);
         let http = service.http();
         let last = self.requests >= http.limits.requests_per_connection || self.context.ends_connections();
-        let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_default();
+        let mut exchange = self.context.spare.borrow_mut().pop().unwrap_or_else(Exchange::boxed);
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !last;
@@ -251,26 +269,42 @@ impl Http1 {
         }
         match &route.action {
             RouteAction::Forward(forward) => self.forward(exchange, head, received, route, forward, path),
-            RouteAction::Respond(respond) => {
-                service.stats.inc(HttpScope::RQ_DIRECT_RESPONSE);
-                self.answer_with(exchange, head, |reply| {
-                    reply.edits = Some(&route.response_headers);
-                    reply.status = respond.status;
-                    reply.body = &respond.body;
-                    reply.content_type = &respond.content_type;
-                });
-            }
+            RouteAction::Respond(respond) => self.respond(exchange, head, route, respond),
             RouteAction::Redirect(redirect) => {
-                service.stats.inc(HttpScope::RQ_REDIRECT);
-                let mut location = Vec::new();
-                route::redirect_location(route, redirect, "http", query.host, path, &mut location);
-                self.answer_with(exchange, head, |reply| {
-                    reply.edits = Some(&route.response_headers);
-                    reply.status = redirect.status;
-                    reply.location = Some(&location);
-                });
+                self.redirect(exchange, head, route, redirect, query.host, path);
             }
         }
+    }
+
+    #[inline(never)]
+    fn respond(&mut self, exchange: Box<Exchange>, head: &RequestHead, route: &Route, respond: &Respond) {
+        self.service.stats.inc(HttpScope::RQ_DIRECT_RESPONSE);
+        self.answer_with(exchange, head, |reply| {
+            reply.edits = Some(&route.response_headers);
+            reply.status = respond.status;
+            reply.body = &respond.body;
+            reply.content_type = &respond.content_type;
+        });
+    }
+
+    #[inline(never)]
+    fn redirect(
+        &mut self,
+        exchange: Box<Exchange>,
+        head: &RequestHead,
+        route: &Route,
+        redirect: &Redirect,
+        host: &[u8],
+        path: &[u8],
+    ) {
+        self.service.stats.inc(HttpScope::RQ_REDIRECT);
+        let mut location = Vec::new();
+        route::redirect_location(route, redirect, "http", host, path, &mut location);
+        self.answer_with(exchange, head, |reply| {
+            reply.edits = Some(&route.response_headers);
+            reply.status = redirect.status;
+            reply.location = Some(&location);
+        });
     }
 
     fn forward(
@@ -299,9 +333,9 @@ impl Http1 {
             let mut out = Vec::new();
             route::rewrite_path(route, forward, path, &mut out);
             rewritten = out;
-            &rewritten[..]
+            Some(&rewritten[..])
         } else {
-            path
+            head.path.is_empty().then_some(path)
         };
         let upgrade = head.upgrade.map(|span| span.of(received.bytes)).filter(|protocol| {
             http.upgrades.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(protocol))
@@ -309,7 +343,7 @@ impl Http1 {
         let rules = RequestRules {
             forwarding: &http.forwarding,
             edits: [&http.request_headers, &route.request_headers],
-            client: self.client,
+            client: self.client.as_deref(),
             path,
             host,
             upgrade,
@@ -332,6 +366,7 @@ impl Http1 {
     }
 
     /// Answers with an error of our own.
+    #[cold]
     fn answer(&mut self, mut exchange: Box<Exchange>, head: &RequestHead, status: u16, reason: &str) {
         // Whoever sends too much is not read any further.
         exchange.keep_alive &= status != 413;
@@ -403,10 +438,16 @@ impl Http1 {
     /// Asks for the client's address, once per connection.
     fn learn_client(&mut self) {
         if self.client.is_none() {
-            self.client = self.down.peer().map(|peer| peer.ip());
+            self.client = self.down.peer().map(|peer| Box::new(Client::new(peer.ip())));
         }
     }
 
+    /// The client's address for people; empty if it has none or was not asked for it.
+    pub(super) fn client_text(&self) -> String {
+        self.client.as_ref().map(|client| client.address.to_string()).unwrap_or_default()
+    }
+
+    #[inline(never)]
     fn record(&self, head: &RequestHead, received: Received<'_>) -> Record {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let field = |name: &str| {
@@ -416,7 +457,7 @@ impl Http1 {
         };
         Record {
             listener: self.service.listener.name.clone(),
-            client: self.client.map(|c| c.to_string()).unwrap_or_default(),
+            client: self.client_text(),
             method: text(head.method_text.of(received.bytes)),
             host: text(head.authority.of(received.bytes)),
             path: text(head.path.of(received.bytes)),

@@ -6,7 +6,7 @@ use crate::base::http::{BodyLength, ResponseHead, Version};
 use crate::base::limits;
 use crate::h1::{self, HeadLimits, Parsed};
 use crate::proxy::headers::{NO_EDITS, Received, ResponseRules, write_response};
-use crate::ring::{Chunk, Socket};
+use crate::ring::Chunk;
 use crate::stats::{ClusterScope, HttpScope, count_response};
 use crate::upstream::RequestOutcome;
 
@@ -46,34 +46,48 @@ fn read_one(
     env: &Env<'_>,
     mut chunk: Chunk,
 ) -> Result<Option<Progress>, &'static str> {
-    let Some(cluster) = exchange.cluster.clone() else { return Ok(None) };
+    let Some(cluster) = &exchange.cluster else { return Ok(None) };
     let bounds = HeadLimits {
         head_bytes: cluster.config.response_head_size,
         headers: cluster.config.response_headers,
     };
-    let mut fields = env.context.fields.borrow_mut();
-    if exchange.partial.is_empty() {
-        match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
-            Ok(Parsed::Complete { head, len }) => {
-                let bytes = chunk.split_to(len);
-                unread(exchange.up.as_deref(), chunk);
-                let received = Received { bytes: bytes.as_slice(), fields: &fields };
-                return take_head(exchange, env, &head, received);
-            }
-            Ok(Parsed::Partial) => exchange.partial.extend_from_slice(chunk.as_slice()),
-            Err(error) => return Err(error.reason()),
-        }
-        return Ok(None);
+    if !exchange.partial.is_empty() {
+        return read_rest(exchange, env, bounds, chunk);
     }
+    let mut fields = env.context.fields.borrow_mut();
+    match h1::parse_response(chunk.as_slice(), exchange.method, bounds, &mut fields) {
+        Ok(Parsed::Complete { head, len }) => {
+            let received = Received { bytes: &chunk.as_slice()[..len], fields: &fields };
+            let taken = take_head(exchange, env, &head, received)?;
+            chunk.advance(len);
+            Ok(pass_on(exchange, env, taken, chunk))
+        }
+        Ok(Parsed::Partial) => {
+            exchange.partial.extend_from_slice(chunk.as_slice());
+            Ok(None)
+        }
+        Err(error) => Err(error.reason()),
+    }
+}
+
+/// The same where a part of the head has come before.
+#[cold]
+fn read_rest(
+    exchange: &mut Exchange,
+    env: &Env<'_>,
+    bounds: HeadLimits,
+    mut chunk: Chunk,
+) -> Result<Option<Progress>, &'static str> {
+    let mut fields = env.context.fields.borrow_mut();
     let mut partial = std::mem::take(&mut exchange.partial);
     let known = partial.len();
     partial.extend_from_slice(chunk.as_slice());
     match h1::parse_response(&partial, exchange.method, bounds, &mut fields) {
         Ok(Parsed::Complete { head, len }) => {
-            chunk.advance(len - known);
-            unread(exchange.up.as_deref(), chunk);
             let received = Received { bytes: &partial[..len], fields: &fields };
-            take_head(exchange, env, &head, received)
+            let taken = take_head(exchange, env, &head, received)?;
+            chunk.advance(len - known);
+            Ok(pass_on(exchange, env, taken, chunk))
         }
         Ok(Parsed::Partial) => {
             exchange.partial = partial;
@@ -83,9 +97,38 @@ fn read_one(
     }
 }
 
-fn unread(up: Option<&Socket>, chunk: Chunk) {
-    if let Some(up) = up {
-        up.unread(chunk);
+/// What became of a head.
+enum Taken {
+    /// It is the last one. What the client gets of it is held back, to go with what has come of the body.
+    Final,
+    /// It was informational.
+    Informational,
+    /// From here on both sides speak another protocol.
+    Tunnel,
+}
+
+/// Goes on with what came behind a head.
+fn pass_on(exchange: &mut Exchange, env: &Env<'_>, taken: Taken, rest: Chunk) -> Option<Progress> {
+    let up = exchange.up.as_ref()?;
+    match taken {
+        Taken::Final => {
+            // Without a body this sends just the head.
+            if exchange.response.pump(&env.context.ring, up, Some(env.down), None, Some(rest)).is_err() {
+                return Some(Progress::Abort { truncated: true });
+            }
+            if exchange.response.done {
+                exchange.response_state = ResponseState::Done;
+            }
+            None
+        }
+        Taken::Informational => {
+            up.unread(rest);
+            None
+        }
+        Taken::Tunnel => {
+            up.unread(rest);
+            Some(Progress::Tunnel)
+        }
     }
 }
 
@@ -94,7 +137,7 @@ fn take_head(
     env: &Env<'_>,
     head: &ResponseHead,
     received: Received<'_>,
-) -> Result<Option<Progress>, &'static str> {
+) -> Result<Taken, &'static str> {
     if head.status == 101 {
         return switch_protocol(exchange, env, head, received);
     }
@@ -132,15 +175,8 @@ fn take_head(
     };
     let mut buf = env.context.ring.write_buf();
     write_response(&mut buf.bytes, head, received, &rules);
-    let Some(up) = exchange.up.as_ref() else { return Ok(None) };
-    // What has come of the body goes with the head; without a body this sends just the head.
-    if exchange.response.pump(&env.context.ring, up, Some(env.down), Some(buf)).is_err() {
-        return Ok(Some(Progress::Abort { truncated: true }));
-    }
-    if exchange.response.done {
-        exchange.response_state = ResponseState::Done;
-    }
-    Ok(None)
+    exchange.response.held = Some(buf);
+    Ok(Taken::Final)
 }
 
 /// 1xx other than 101: passed on to whoever understands it. RFC 9110 section 15.2.
@@ -149,7 +185,7 @@ fn inform(
     env: &Env<'_>,
     head: &ResponseHead,
     received: Received<'_>,
-) -> Result<Option<Progress>, &'static str> {
+) -> Result<Taken, &'static str> {
     exchange.informational += 1;
     if exchange.informational > limits::INFORMATIONAL_RESPONSES {
         return Err("too many informational responses");
@@ -161,7 +197,7 @@ fn inform(
         env.stats.inc(HttpScope::RQ_1XX);
         send_head(exchange, env, head, received, None);
     }
-    Ok(None)
+    Ok(Taken::Informational)
 }
 
 fn switch_protocol(
@@ -169,7 +205,7 @@ fn switch_protocol(
     env: &Env<'_>,
     head: &ResponseHead,
     received: Received<'_>,
-) -> Result<Option<Progress>, &'static str> {
+) -> Result<Taken, &'static str> {
     let (Some(asked), Some(protocol)) = (&exchange.upgrade, head.upgrade) else {
         return Err("101 without having been asked");
     };
@@ -183,7 +219,7 @@ fn switch_protocol(
         record.status = 101;
     }
     send_head(exchange, env, head, received, Some(protocol.of(received.bytes)));
-    Ok(Some(Progress::Tunnel))
+    Ok(Taken::Tunnel)
 }
 
 fn send_head(
