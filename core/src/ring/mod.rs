@@ -373,10 +373,11 @@ impl Status {
         self.recv_error != 0 && self.unread == 0
     }
 
-    /// The peer has ended its direction and everything before that was taken.
+    /// The peer has ended its direction and everything before that was taken. Where something before the end was lost,
+    /// because the socket was cut off for want of buffers, the end is none.
     #[must_use]
     pub const fn is_eof(&self) -> bool {
-        self.eof && self.unread == 0
+        self.eof && self.unread == 0 && self.recv_error == 0
     }
 }
 

@@ -185,6 +185,24 @@ fn a_reader_that_does_not_read_cannot_hold_more_than_its_quota() {
 /// Whoever keeps a buffer without need gives way when another waits for one, and what came of its stream after the
 /// gap is never seen.
 #[test]
+fn an_end_behind_what_was_lost_is_none() {
+    let status = Status {
+        link: Link::Connected,
+        unread: 0,
+        eof: true,
+        recv_error: 0,
+        send_error: 0,
+        unsent: 0,
+        activity: 0,
+    };
+    assert!(status.is_eof() && !status.is_reset());
+    // As after a cut-off for want of buffers, which drops what waited before the end.
+    let cut_off = Status { recv_error: libc::ENOBUFS, ..status };
+    assert!(!cut_off.is_eof() && cut_off.is_reset());
+    assert!(!Status { unread: 1, ..status }.is_eof());
+}
+
+#[test]
 fn a_socket_that_starves_others_is_cut_off_for_good() {
     const SOCKETS: usize = limits::INITIAL_RECEIVE_BUFFERS + 4;
     let ring = ring();
