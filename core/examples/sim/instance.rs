@@ -499,7 +499,7 @@ impl Instance {
         let has_cpu = |process: &&Process| process.stalled_until <= now;
         let living: Vec<&Process> = self.living().map(|(_, process)| process).collect();
         let is_meant_to = living.iter().copied().filter(has_cpu).any(|process| {
-            // Who was replaced twice drains, and does not come back.
+            // Who was replaced twice drains, and does not come back; nor does who has heard that somebody else serves.
             process.has_accepted && !(process.ends() || process.ends.is_superseded)
         });
         let accepts = living.iter().copied().filter(has_cpu).any(|process| process.accepts);

@@ -27,7 +27,7 @@ pub struct Ends {
     /// What came with the frame that is being handled.
     fds: Vec<Option<OwnedFd>>,
     channel: Option<Box<Connection>>,
-    /// The process after has been replaced itself.
+    /// The process after has been replaced itself, or is gone while somebody else serves.
     pub is_superseded: bool,
 }
 
@@ -258,6 +258,7 @@ impl Instance {
             Step::AttemptFailed { .. } => process.todo.push_back(Todo::AttemptFailed),
             Step::CloseListeners => {
                 process.holds = false;
+                process.ends.is_superseded = true;
                 process.offered.clear();
                 process.todo.push_back(Todo::CloseListeners);
             }

@@ -159,11 +159,12 @@ impl World {
         stalls + moved.iter().map(|moved| overlap(*moved, (from, to))).sum::<Micros>()
     }
 
-    /// How long the times were, from their beginning, in which a process stood still in some part of this span. What it does
-    /// at the end of such a time it does by the clock that it had read before.
+    /// How long the times were, from their beginning, in which a process stood still, or that the clock left out, in some part
+    /// of this span. What a process does at the end of such a time it does by the clock that it had read before.
     #[must_use]
     pub fn stood_still_us(&self, from: Micros, to: Micros) -> Micros {
-        let stalls = self.record.stalls.iter().filter(|(begin, end)| *begin <= to && *end >= from);
+        let times = self.record.stalls.iter().chain(&self.record.jumps);
+        let stalls = times.filter(|(begin, end)| *begin <= to && *end >= from);
         stalls.map(|(begin, end)| end - begin).sum()
     }
 
