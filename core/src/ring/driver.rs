@@ -345,8 +345,7 @@ impl Driver {
         // Nothing may follow an error: the stream has a gap there.
         let is_lost = is_on(Mutation::LostLateCompletion) && slot.recv == Recv::Cancelling;
         if slot.closing || slot.recv_error != 0 || is_lost {
-            touch(slot, id, &mut self.dirty);
-            self.drop_buffer(buffer);
+            self.on_recv_in_vain(id, buffer);
             return;
         }
         let (len @ 1.., Some(buffer)) = (completion.result, buffer) else {
@@ -376,6 +375,18 @@ impl Driver {
             self.stop_recv(id);
         }
         self.wake(id, task);
+    }
+
+    /// A recv has completed on a socket that wants nothing any more.
+    #[cold]
+    fn on_recv_in_vain(&mut self, id: SlotId, buffer: Option<u16>) {
+        self.drop_buffer(buffer);
+        self.touch(id);
+        // One that was cut off while it was being stopped: whoever is to hand it over waits for this.
+        let waits = |slot: &&mut Slot| slot.frozen && !slot.closing && slot.recv == Recv::Idle;
+        if let Some(task) = self.sockets.get_mut(id).filter(waits).map(|slot| slot.task) {
+            self.wake(id, task);
+        }
     }
 
     /// A recv has brought no bytes.
