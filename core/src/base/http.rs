@@ -111,38 +111,34 @@ impl FieldKind {
     #[inline]
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        // By length first, which leaves one name or two to compare with.
-        match name.len() {
-            2 => Self::among(name, [(b"te", Self::Te)]),
-            3 => Self::among(name, [(b"via", Self::Via)]),
-            4 => Self::among(name, [(b"host", Self::Host)]),
-            6 => Self::among(name, [(b"expect", Self::Expect)]),
-            7 => Self::among(name, [(b"trailer", Self::Trailer), (b"upgrade", Self::Upgrade)]),
-            10 => Self::among(name, [(b"connection", Self::Connection), (b"keep-alive", Self::KeepAlive)]),
-            12 => Self::among(name, [(b"x-request-id", Self::XRequestId)]),
-            14 => Self::among(
-                name,
-                [(b"content-length", Self::ContentLength), (b"http2-settings", Self::Http2Settings)],
-            ),
-            15 => Self::among(name, [(b"x-forwarded-for", Self::XForwardedFor)]),
-            16 => Self::among(name, [(b"proxy-connection", Self::ProxyConnection)]),
-            17 => Self::among(
-                name,
-                [
-                    (b"transfer-encoding", Self::TransferEncoding),
-                    (b"x-forwarded-proto", Self::XForwardedProto),
-                ],
-            ),
-            18 => Self::among(name, [(b"proxy-authenticate", Self::ProxyAuthenticate)]),
-            19 => Self::among(name, [(b"proxy-authorization", Self::ProxyAuthorization)]),
+        // By length and first letter, which leave one name to compare with, or mostly none.
+        let Some(first) = name.first() else { return Self::Other };
+        match (name.len(), first | 0x20) {
+            (2, b't') => Self::if_is(name, b"te", Self::Te),
+            (3, b'v') => Self::if_is(name, b"via", Self::Via),
+            (4, b'h') => Self::if_is(name, b"host", Self::Host),
+            (6, b'e') => Self::if_is(name, b"expect", Self::Expect),
+            (7, b't') => Self::if_is(name, b"trailer", Self::Trailer),
+            (7, b'u') => Self::if_is(name, b"upgrade", Self::Upgrade),
+            (10, b'c') => Self::if_is(name, b"connection", Self::Connection),
+            (10, b'k') => Self::if_is(name, b"keep-alive", Self::KeepAlive),
+            (12, b'x') => Self::if_is(name, b"x-request-id", Self::XRequestId),
+            (14, b'c') => Self::if_is(name, b"content-length", Self::ContentLength),
+            (14, b'h') => Self::if_is(name, b"http2-settings", Self::Http2Settings),
+            (15, b'x') => Self::if_is(name, b"x-forwarded-for", Self::XForwardedFor),
+            (16, b'p') => Self::if_is(name, b"proxy-connection", Self::ProxyConnection),
+            (17, b't') => Self::if_is(name, b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') => Self::if_is(name, b"x-forwarded-proto", Self::XForwardedProto),
+            (18, b'p') => Self::if_is(name, b"proxy-authenticate", Self::ProxyAuthenticate),
+            (19, b'p') => Self::if_is(name, b"proxy-authorization", Self::ProxyAuthorization),
             _ => Self::Other,
         }
     }
 
-    /// Which of some names of the same length, in lower case, this is.
+    /// This kind if `name` is the one that is known for it, in lower case.
     #[inline]
-    fn among<const LEN: usize, const NAMES: usize>(name: &[u8], known: [(&[u8; LEN], Self); NAMES]) -> Self {
-        known.iter().find(|(text, _)| is_text(name, text)).map_or(Self::Other, |(_, kind)| *kind)
+    fn if_is<const LEN: usize>(name: &[u8], known: &[u8; LEN], kind: Self) -> Self {
+        if is_text(name, known) { kind } else { Self::Other }
     }
 
     /// Fields that describe one connection only and are never forwarded. RFC 9110 section 7.6.1; message

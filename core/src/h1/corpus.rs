@@ -171,7 +171,7 @@ fn one_wrong_byte_is_judged_the_same_early_and_late() {
     }
 }
 
-/// Long names and values go through vector instructions in `httparse`; their classes must not depend on the place.
+/// Names, values and targets are looked at by eight bytes; their classes must not depend on the place.
 #[test]
 fn byte_classes_hold_at_every_place() {
     for place in 0..70 {

@@ -1,53 +1,48 @@
-//! Names the rule that a refused head has broken, and looks for rules that an incomplete head breaks already.
+//! Names the rule that a refused head has broken.
 //!
-//! `httparse` says only roughly what it stumbled over. The text here is read a second time, line by line, which is
-//! too slow for every head and just right for one whose sender is about to be told what is wrong.
+//! The pass over a head says only roughly where it came to a stop. The text here is read a second time, line by line, which
+//! is too slow for every head and just right for one whose sender is about to be told what is wrong.
 
 use super::{
     bytes::{is_space, is_token_byte},
     error::{HeadError, RequestError, ResponseError},
     fields::check_line,
     request::MAX_METHOD_BYTES,
+    scan::Stop,
 };
 
-/// Why `httparse` has refused `head`, a request without the empty lines before it.
+/// Why the pass over `head`, a request without the empty lines before it, came to a stop.
 #[cold]
-pub(super) fn request(head: &[u8], error: httparse::Error) -> RequestError {
-    match error {
-        httparse::Error::TooManyHeaders => HeadError::TooManyFields.into(),
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => field_section(head).into(),
-        // A CR without LF, either behind the version or where the head should end.
-        httparse::Error::NewLine => request_line(head).unwrap_or_else(|| field_section(head).into()),
-        httparse::Error::Token | httparse::Error::Version | httparse::Error::Status => {
-            request_line(head).unwrap_or(RequestError::BadRequestLine)
-        }
+pub(super) fn request(head: &[u8], stop: Stop) -> RequestError {
+    match stop {
+        Stop::TooManyFields => HeadError::TooManyFields.into(),
+        Stop::FirstLine => request_line(head).unwrap_or_else(|| field_section(head).into()),
+        Stop::FieldLine | Stop::Partial => field_section(head).into(),
     }
 }
 
-/// Why `httparse` has refused `head`, a response.
+/// Why the pass over `head`, a response, came to a stop.
 #[cold]
-pub(super) fn response(head: &[u8], error: httparse::Error) -> ResponseError {
-    match error {
-        httparse::Error::TooManyHeaders => HeadError::TooManyFields.into(),
-        httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => {
-            field_section(head).into()
-        }
-        httparse::Error::Version => match head {
-            [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => ResponseError::UnsupportedVersion,
-            _ => ResponseError::BadStatusLine,
-        },
-        httparse::Error::Status if line_of(head).text.get(9..12).is_some_and(|code| !is_digits(code)) => {
-            ResponseError::BadStatus
-        }
-        httparse::Error::Token | httparse::Error::Status => ResponseError::BadStatusLine,
+pub(super) fn response(head: &[u8], stop: Stop) -> ResponseError {
+    match stop {
+        Stop::TooManyFields => HeadError::TooManyFields.into(),
+        Stop::FirstLine => status_line(head),
+        Stop::FieldLine | Stop::Partial => field_section(head).into(),
     }
 }
 
-/// Whether a line of an incomplete head ends with LF alone, which no further byte can repair.
-#[cold]
-pub(super) fn has_bare_lf(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head)
-        .any(|lf| lf.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r'))
+/// What is wrong with the status line.
+fn status_line(head: &[u8]) -> ResponseError {
+    let line = line_of(head);
+    match (line.text.get(..9), line.text.get(9..12)) {
+        (Some(b"HTTP/1.0 " | b"HTTP/1.1 "), Some(code)) if !is_digits(code) => ResponseError::BadStatus,
+        (Some(b"HTTP/1.0 " | b"HTTP/1.1 "), Some(_)) if line.bare_lf => HeadError::BareLf.into(),
+        (Some(b"HTTP/1.0 " | b"HTTP/1.1 "), _) => ResponseError::BadStatusLine,
+        _ if matches!(head, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..]) => {
+            ResponseError::UnsupportedVersion
+        }
+        _ => ResponseError::BadStatusLine,
+    }
 }
 
 /// What is wrong with the request line, if anything is.
@@ -101,6 +96,9 @@ fn field_section(head: &[u8]) -> HeadError {
         }
         line = line_of(line.rest);
         if line.text.is_empty() && line.complete {
+            if line.bare_lf {
+                return HeadError::BareLf;
+            }
             break;
         }
         let checked = if line.complete { check_line(line.text).map(drop) } else { check_start(line.text) };

@@ -1,15 +1,12 @@
-//! The table of header fields, and what the fields say that decide how a message is handled.
+//! What the fields of a head say that decides how its message is handled.
 
 use super::{
-    bytes::{self, is_space, is_token_byte, is_value_byte},
+    bytes::{is_space, is_token_byte, is_value_byte},
     connection,
     error::HeadError,
     framing,
 };
-use crate::base::http::{Field, FieldKind, Fields, Span, Version};
-
-/// Room for the fields of a head on the stack; filled by `httparse`, hence not initialised.
-pub(super) type Slots<'b> = [std::mem::MaybeUninit<httparse::Header<'b>>; crate::base::limits::MAX_HEADERS];
+use crate::base::http::{FieldKind, Fields, Span, Version};
 
 /// What the fields of one head say, with every contradiction already refused.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,47 +29,9 @@ pub(super) struct Facts {
     pub(super) unknown_expectation: bool,
 }
 
-/// Fills the table from the parsed lines and reads the fields that matter. `head` is the whole head, from the first
-/// received byte to the end of the empty line.
-pub(super) fn collect(
-    head: &[u8],
-    version: Version,
-    lines: &[httparse::Header<'_>],
-    fields: &mut Fields,
-) -> Result<Facts, HeadError> {
-    let mut bare_lf = !head.ends_with(b"\r\n\r\n");
-    let mut longest_name = 0;
-    // Every line goes through here, so there is no way out of it before the last, and what is found is judged below.
-    fields.extend(lines.iter().map(|line| {
-        let start = bytes::position(head, line.name.as_bytes());
-        // A line begins where the one before has ended, so this is how every line but the last is seen to end with
-        // CR LF; `httparse` takes LF alone.
-        bare_lf |= head.get(start.wrapping_sub(2)..start) != Some(b"\r\n");
-        longest_name = longest_name.max(line.name.len());
-        let value = bytes::span(head, line.value);
-        #[expect(clippy::cast_possible_truncation, reason = "a name that is too long is refused below")]
-        let name_len = line.name.len() as u16;
-        Field {
-            start: bytes::offset(start),
-            name_len,
-            kind: FieldKind::of(line.name.as_bytes()),
-            named_by_connection: false,
-            value_start: value.start,
-            value_end: value.end,
-        }
-    }));
-    if bare_lf {
-        return Err(HeadError::BareLf);
-    }
-    if longest_name > usize::from(u16::MAX) {
-        return Err(HeadError::FieldNameTooLong);
-    }
-    Facts::of(head, version, fields)
-}
-
 impl Facts {
     /// Reads the fields that matter, and marks those that `Connection` names.
-    fn of(head: &[u8], version: Version, fields: &mut Fields) -> Result<Self, HeadError> {
+    pub(super) fn of(head: &[u8], version: Version, fields: &mut Fields) -> Result<Self, HeadError> {
         let mut facts = Self::default();
         let mut upgrades = 0u32;
         let mut connections = false;

@@ -2,8 +2,7 @@
 //!
 //! A proxy stands between two parsers that it does not know. Whatever the two could read differently is refused
 //! here instead of repaired, because every request-smuggling attack lives on such a difference: a bare LF, a second
-//! `Content-Length`, white space before a colon, a transfer coding after `chunked`. The head grammar itself is left
-//! to `httparse`; the modules below take back every tolerance it has.
+//! `Content-Length`, white space before a colon, a transfer coding after `chunked`.
 //!
 //! Nothing here knows of sockets, time or configuration, nothing allocates per message (one exception: a trailer
 //! section), and nothing that a peer sends can panic.
@@ -12,6 +11,7 @@
 //! |---|---|
 //! | [`parse_request`], [`parse_response`] | one head, complete or not yet |
 //! | [`BodyDecoder`] | where the data of a message body lies, and where the body ends |
+//! | `scan` | one pass over a head: its first line, and where its fields lie |
 //! | `encode` | chunk headers, status lines and numbers, written without allocation |
 //! | `diagnose` | cold: names the rule that a refused head has broken |
 
@@ -28,6 +28,7 @@ mod fields;
 mod framing;
 mod request;
 mod response;
+mod scan;
 mod target;
 mod trailer;
 

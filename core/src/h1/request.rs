@@ -2,10 +2,11 @@
 
 use super::{
     HeadLimits, Parsed, authority,
-    bytes::{self, is_token_byte},
+    bytes::is_token_byte,
     diagnose,
     error::{HeadError, RequestError},
-    fields::{self, Facts, Slots},
+    fields::Facts,
+    scan::{self, Stop},
     target,
 };
 use crate::base::{
@@ -30,26 +31,24 @@ pub fn parse_request(
     let skipped = leading_empty_lines(window)?;
     let start = window.get(skipped..).unwrap_or_default();
 
-    let mut slots: Slots<'_> = [const { std::mem::MaybeUninit::uninit() }; limits::MAX_HEADERS];
-    let slots = slots.get_mut(..limits.fields()).unwrap_or_default();
-    let mut request = httparse::Request::new(&mut []);
-    let len = match request.parse_with_uninit_headers(start, slots) {
-        Ok(httparse::Status::Complete(len)) => skipped + len,
-        Ok(httparse::Status::Partial) => return incomplete(start, limits.reached(buf)),
-        Err(error) => return Err(diagnose::request(start, error)),
-    };
-    let (Some(method_text), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
-        return Err(RequestError::BadRequestLine);
+    let found = scan::request_line(window, skipped).and_then(|line| {
+        let len = scan::field_section(window, line.end, limits.fields(), fields)?;
+        Ok((line, len))
+    });
+    let (line, len) = match found {
+        Ok(found) => found,
+        Err(Stop::Partial) => return incomplete(start, limits.reached(buf)),
+        Err(stop) => return Err(diagnose::request(start, stop)),
     };
     let head = window.get(..len).unwrap_or(window);
+    let method_text = line.method.of(head);
     if method_text.len() > MAX_METHOD_BYTES {
         return Err(RequestError::MethodTooLong);
     }
-    let method = Method::from_bytes(method_text.as_bytes());
-    let target = target::parse(head, target.as_bytes(), method)?;
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let facts = fields::collect(head, version, request.headers, fields)?;
+    let method = Method::from_bytes(method_text);
+    let target = target::parse(head, line.target.of(head), method)?;
+    let version = line.version;
+    let facts = Facts::of(head, version, fields)?;
     let host = host(head, version, &facts)?;
     let body = body(method, &facts)?;
     let has_body = !matches!(body, BodyLength::None | BodyLength::Known(0));
@@ -60,7 +59,7 @@ pub fn parse_request(
     Ok(Parsed::Complete {
         head: RequestHead {
             method,
-            method_text: bytes::span(head, method_text.as_bytes()),
+            method_text: line.method,
             version,
             path: target.path,
             authority: target.absolute.map_or(host, |(_, authority)| authority),
@@ -83,7 +82,7 @@ fn leading_empty_lines(window: &[u8]) -> Result<usize, RequestError> {
         rest = match rest {
             [b'\r', b'\n', rest @ ..] => rest,
             // The LF may be on its way.
-            [b'\r'] => break,
+            [b'\r'] => &[],
             [b'\r', ..] => return Err(HeadError::BareCr.into()),
             _ => return Err(HeadError::BareLf.into()),
         };
@@ -97,9 +96,6 @@ fn leading_empty_lines(window: &[u8]) -> Result<usize, RequestError> {
 
 /// What to say of a head that has not ended: go on reading, unless no further byte can make it right.
 fn incomplete(start: &[u8], limit_reached: bool) -> Result<Parsed<RequestHead>, RequestError> {
-    if diagnose::has_bare_lf(start) {
-        return Err(HeadError::BareLf.into());
-    }
     if start.get(..=MAX_METHOD_BYTES).is_some_and(|method| method.iter().all(|byte| is_token_byte(*byte))) {
         return Err(RequestError::MethodTooLong);
     }

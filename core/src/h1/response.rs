@@ -1,17 +1,12 @@
 //! Response heads. RFC 9112 section 4.
 
 use super::{
-    HeadLimits, Parsed, bytes, diagnose,
+    HeadLimits, Parsed, diagnose,
     error::{HeadError, ResponseError},
-    fields::{self, Facts, Slots},
+    fields::Facts,
+    scan::{self, StatusLine, Stop},
 };
-use crate::base::{
-    http::{BodyLength, Fields, Method, ResponseHead, Span, Version},
-    limits,
-};
-
-/// Length of `HTTP/1.1 200`.
-const CODE_END: usize = 12;
+use crate::base::http::{BodyLength, Fields, Method, ResponseHead};
 
 /// Looks for a response head at the beginning of `buf`, which may hold less than the head or more.
 ///
@@ -27,39 +22,29 @@ pub fn parse_response(
     fields.clear();
     let window = limits.window(buf);
     // Empty lines are skipped before requests only.
-    if window.first().is_some_and(|first| *first != b'H') {
-        return Err(ResponseError::BadStatusLine);
-    }
-    let mut slots: Slots<'_> = [const { std::mem::MaybeUninit::uninit() }; limits::MAX_HEADERS];
-    let slots = slots.get_mut(..limits.fields()).unwrap_or_default();
-    let mut response = httparse::Response::new(&mut []);
-    let parsed =
-        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, window, slots);
-    let len = match parsed {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) if diagnose::has_bare_lf(window) => {
-            return Err(HeadError::BareLf.into());
-        }
-        Ok(httparse::Status::Partial) if limits.reached(buf) => return Err(HeadError::TooLarge.into()),
-        Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
-        Err(error) => return Err(diagnose::response(window, error)),
+    let found = scan::status_line(window).and_then(|line| {
+        let len = scan::field_section(window, line.end, limits.fields(), fields)?;
+        Ok((line, len))
+    });
+    let (line, len) = match found {
+        Ok(found) => found,
+        Err(Stop::Partial) if limits.reached(buf) => return Err(HeadError::TooLarge.into()),
+        Err(Stop::Partial) => return Ok(Parsed::Partial),
+        Err(stop) => return Err(diagnose::response(window, stop)),
     };
-    let (Some(status), Some(minor)) = (response.code, response.version) else {
-        return Err(ResponseError::BadStatusLine);
-    };
+    let StatusLine { version, status, reason, .. } = line;
     if !(100..=599).contains(&status) {
         return Err(ResponseError::BadStatus);
     }
     let head = window.get(..len).unwrap_or(window);
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let facts = fields::collect(head, version, response.headers, fields)?;
+    let facts = Facts::of(head, version, fields)?;
     let body = body(request_method, status, &facts)?;
     // A 204 that announces a body may be followed by one all the same; its bytes must not become a response.
     let stray_body = status == 204 && facts.content_length.is_some_and(|length| length > 0);
     Ok(Parsed::Complete {
         head: ResponseHead {
             status,
-            reason: reason(head, response.reason),
+            reason,
             version,
             body,
             keep_alive: facts.options.persists(version) && body != BodyLength::UntilClose && !stray_body,
@@ -88,19 +73,10 @@ fn body(request_method: Method, status: u16, facts: &Facts) -> Result<BodyLength
     })
 }
 
-/// The reason phrase. `httparse` leaves out one that is not ASCII; that is taken from the line itself.
-fn reason(head: &[u8], parsed: Option<&str>) -> Span {
-    if let Some(reason) = parsed.filter(|reason| !reason.is_empty()) {
-        return bytes::span(head, reason.as_bytes());
-    }
-    let line_end = memchr::memchr(b'\r', head).unwrap_or(CODE_END);
-    let start = (CODE_END + 1).min(line_end);
-    Span { start: bytes::offset(start), end: bytes::offset(line_end) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::http::Version;
 
     const LIMITS: HeadLimits = HeadLimits { head_bytes: 65_536, headers: 100 };
 

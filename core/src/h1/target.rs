@@ -12,7 +12,7 @@ pub(super) struct Target {
     pub(super) absolute: Option<(Scheme, Span)>,
 }
 
-/// Takes a target apart; `httparse` has seen to it that it is not empty and free of white space and controls.
+/// Takes a target apart, which is not empty and free of white space and controls: that ends the pass over a head.
 ///
 /// Of the characters that RFC 3986 does not allow in a URI, `"<>\^`{|}` are passed on as nginx and Envoy do,
 /// because browsers send some of them and none of them separates anything. A fragment and bytes above ASCII are
