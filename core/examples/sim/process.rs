@@ -438,6 +438,7 @@ impl Instance {
                 recvsend_bundle: false,
                 no_iowait: false,
                 recv_limit: self.random.below(2) == 0,
+                registered_files: self.random.below(4) > 0,
             },
             deliver_log: Box::new(|_, _| Ok(())),
             seed: self.random.next_u64(),

@@ -37,6 +37,12 @@ pub const SOCKET_BUFFER_QUOTA_SCARCE: u32 = 2;
 /// The same while more than half of the buffers are in use.
 pub const SOCKET_BUFFER_QUOTA_RARE: u32 = 1;
 
+/// Sockets of a worker that can be registered with its ring at a time; all others are named by their descriptors.
+pub const REGISTERED_FILES: usize = pick(4096, 4);
+
+/// A socket is registered when so much was sent on it.
+pub const SENDS_BEFORE_REGISTERED: usize = pick(16, 2);
+
 /// When all buffers are held and some socket waits for one, whoever has kept the most for at least so long without
 /// moving a byte is cut off.
 pub const STALLED_MS: u64 = 1_000;

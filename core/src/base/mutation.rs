@@ -53,6 +53,8 @@ pub enum Mutation {
     RequestRepeated,
     /// A client whose origin cannot be connected to sees an orderly end.
     FailureTakenForEnd,
+    /// The place of a registered socket is not cleared before its descriptor is closed.
+    FileLeftRegistered,
 }
 
 /// All of them.
@@ -83,6 +85,7 @@ pub const ALL: &[Mutation] = {
         M::RoomUnnoticed,
         M::RequestRepeated,
         M::FailureTakenForEnd,
+        M::FileLeftRegistered,
     ]
 };
 

@@ -4,6 +4,7 @@
 //! to give back, chunks to send, sockets to close) and enter the kernel once.
 
 mod closing;
+mod files;
 mod flushing;
 mod moving;
 mod pressure;
@@ -104,6 +105,7 @@ pub(super) struct Driver {
     /// Buffers that are back, the last on top: it is the one that a cache may still have.
     idle: Vec<u16>,
     supply: Supply,
+    files: files::Files,
     /// Operations that will complete.
     in_flight: usize,
     start: Instant,
@@ -115,8 +117,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(pool: Pool, recv_limit: bool) -> io::Result<Self> {
+    pub(super) fn new(pool: Pool, recv_limit: bool, registered_files: bool) -> io::Result<Self> {
         let kernel = Kernel::new(limits::SUBMISSION_ENTRIES, limits::COMPLETION_ENTRIES, &pool)?;
+        let places = if registered_files { kernel.register_files(limits::REGISTERED_FILES) } else { 0 };
         let mut driver = Self {
             kernel,
             pool,
@@ -140,6 +143,7 @@ impl Driver {
             in_use: 0,
             idle: Vec::new(),
             supply: Supply::new(),
+            files: files::Files::new(places),
             in_flight: 0,
             start: sys::now(),
             fatal: None,
@@ -326,6 +330,7 @@ impl Driver {
             Kind::Connect => self.on_connect(id, completion.result),
             Kind::Accept => self.on_accept(id, completion),
             Kind::Watch => self.on_watch(id, completion),
+            Kind::File => self.on_file(id, completion.result),
             Kind::Recv | Kind::Send | Kind::Silent => {}
         }
     }

@@ -107,6 +107,15 @@ impl Kernel {
         Ok(Self { ring, buffers, enter_fd, enter_flags, overflows: 0, stash: VecDeque::new() })
     }
 
+    /// Makes a table of so many files, all of them unknown yet. Returns how many it has: none where the kernel refuses.
+    pub(super) fn register_files(&self, count: usize) -> u16 {
+        // Not more than the process may have open (EMFILE).
+        let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .map_or(u64::MAX, |(limit, _)| limit);
+        let count = u16::try_from(most.min(count as u64)).unwrap_or(u16::MAX);
+        self.ring.submitter().register_files_sparse(count.into()).map_or(0, |()| count)
+    }
+
     /// Queues an entry; a full queue is submitted first.
     ///
     /// Everything that `entry` points to must stay where it is until its last completion.

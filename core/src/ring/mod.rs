@@ -97,7 +97,7 @@ impl Ring {
         let count =
             (buffer_memory / buffer_size).clamp(limits::INITIAL_RECEIVE_BUFFERS, limits::MAX_RECEIVE_BUFFERS);
         let pool = buffers::Pool::new(count, buffer_size)?;
-        let driver = Driver::new(pool.clone(), capabilities.recv_limit)?;
+        let driver = Driver::new(pool.clone(), capabilities.recv_limit, capabilities.registered_files)?;
         Ok(Self {
             shared: Rc::new(Shared {
                 driver: RefCell::new(driver),

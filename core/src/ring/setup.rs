@@ -26,6 +26,9 @@ pub struct Capabilities {
     pub no_iowait: bool,
     /// A multishot recv ends by itself after a number of bytes (6.17), which bounds what a socket can hold exactly.
     pub recv_limit: bool,
+    /// A file can be registered with the ring, and is closed as soon as nothing uses it (6.13). Before, any operation on a
+    /// registered file put off the end of all.
+    pub registered_files: bool,
 }
 
 /// Why the ring cannot run here, and what to do about it.
@@ -87,10 +90,11 @@ pub fn probe() -> Result<Capabilities, Unsupported> {
         remedy: OLD_KERNEL,
     })?;
     let mut capabilities = Capabilities {
-        kernel: release,
+        kernel: release.clone(),
         recvsend_bundle: ring.params().is_feature_recvsend_bundle(),
         no_iowait: ring.params().is_feature_no_iowait(),
         recv_limit: true,
+        registered_files: is_at_least(&release, 6, 13),
     };
     capabilities.recv_limit = probe_recv_limit(&capabilities).unwrap_or(false);
     Ok(capabilities)
@@ -130,8 +134,12 @@ fn explain_setup(error: &io::Error, release: &str) -> Unsupported {
 
 /// Whether a release such as `6.18.4-arch1` is 6.1 or newer.
 fn is_new_enough(release: &str) -> bool {
+    is_at_least(release, 6, 1)
+}
+
+pub(super) fn is_at_least(release: &str, major: u32, minor: u32) -> bool {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(1))
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 fn sysctl_forbids() -> bool {

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Watch = 5,
     /// Nobody waits for it: it completes silently unless it fails.
     Silent = 6,
+    /// The file of a socket is registered.
+    File = 7,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             4 => Self::Accept,
             5 => Self::Watch,
             6 => Self::Silent,
+            7 => Self::File,
             _ => return None,
         };
         #[allow(clippy::cast_possible_truncation)] // cutting the parts out is the point
@@ -98,6 +101,12 @@ pub(super) struct Slot {
     pub(super) link: Link,
     pub(super) recv: Recv,
     pub(super) sending: bool,
+    /// Sends since somebody looked whether there are many, 255 at most.
+    pub(super) sends: u8,
+    /// Its place in the ring's table of files, if it has asked for one.
+    pub(super) file: Option<u16>,
+    /// Its file is there, and it need not be named by its descriptor.
+    pub(super) is_registered: bool,
     /// The send in flight uses this entry of the driver's vectors.
     pub(super) vectors: Option<u32>,
     /// The peer has sent FIN.
@@ -142,6 +151,9 @@ impl Slot {
             link,
             recv: Recv::Idle,
             sending: false,
+            sends: 0,
+            file: None,
+            is_registered: false,
             vectors: None,
             eof: false,
             shutdown: false,
@@ -248,6 +260,15 @@ impl Slot {
         }
     }
 
+    /// What a send names the socket by, and the flag that says what that is.
+    #[inline]
+    pub(super) fn target(&self) -> (types::Fd, squeue::Flags) {
+        match self.file {
+            Some(place) if self.is_registered => (types::Fd(place.into()), squeue::Flags::FIXED_FILE),
+            _ => (types::Fd(self.fd), squeue::Flags::empty()),
+        }
+    }
+
     /// Nothing is in flight, so the descriptor can be closed.
     pub(super) fn is_joined(&self) -> bool {
         self.recv == Recv::Idle && !self.sending && self.link != Link::Connecting
@@ -324,9 +345,11 @@ impl SendVectors {
         let vectors = self.vectors.get(..count).unwrap_or_default();
         let is_all = vectors.iter().map(|vector| vector.iov_len).sum::<usize>() == slot.output.bytes();
         let flags = if is_all { slot.send_flags() } else { libc::MSG_NOSIGNAL };
-        opcode::SendMsg::new(types::Fd(slot.fd), &raw const self.header)
+        let (fd, named_by) = slot.target();
+        opcode::SendMsg::new(fd, &raw const self.header)
             .flags(flags.cast_unsigned())
             .build()
+            .flags(named_by)
             .user_data(Kind::Send.user_data(id))
     }
 }
@@ -338,7 +361,9 @@ mod tests {
     #[test]
     fn user_data_goes_there_and_back() {
         let id = SlotId { index: 0xfedc_ba98, generation: 0x00ab_cdef };
-        for kind in [Kind::Recv, Kind::Send, Kind::Connect, Kind::Accept, Kind::Watch, Kind::Silent] {
+        for kind in
+            [Kind::Recv, Kind::Send, Kind::Connect, Kind::Accept, Kind::Watch, Kind::Silent, Kind::File]
+        {
             assert_eq!(Kind::parse(kind.user_data(id)), Some((kind, id)));
         }
         assert_eq!(Kind::parse(0), None);

@@ -64,6 +64,72 @@ fn bytes_come_back_in_order_through_a_pool_that_is_too_small() {
     assert_eq!(stats.buffers_in_use, 0, "every buffer is back");
 }
 
+/// Whoever is to hand a socket over waits until nothing is in flight on it, also if it fails meanwhile: its last completion brings
+/// nothing then, but it is the last.
+#[test]
+fn a_socket_that_fails_while_it_is_stopped_tells_when_it_is_still() {
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let ring = ring();
+    let inner = ring.clone();
+    ring.run(async move {
+        let socket = inner.adopt(OwnedFd::from(ours));
+        socket.attach(inner.current_task());
+        // A turn in which its recv is put in flight.
+        inner.wait(inner.now() + 1).await;
+        assert!(!socket.is_still());
+        socket.freeze();
+        inner.shared.driver.borrow_mut().sockets.get_mut(socket.id).unwrap().recv_error = libc::ENOBUFS;
+        let deadline = inner.now() + 10_000;
+        while !socket.is_still() {
+            inner.wait(deadline).await;
+        }
+        assert!(inner.now() < deadline, "nobody has told");
+    })
+    .unwrap();
+}
+
+/// Sockets on which much is sent are registered with the ring: the bytes are the same, and so is the end, which a place in the
+/// table would put off. More sockets come one after the other than the table has places for at a time.
+#[test]
+fn a_registered_socket_sends_and_ends_like_any_other() {
+    const MESSAGES: usize = 3 * limits::SENDS_BEFORE_REGISTERED;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut capabilities = probe().unwrap();
+    assert!(capabilities.registered_files || !setup::is_at_least(&capabilities.kernel, 6, 13));
+    for registered_files in [capabilities.registered_files, false] {
+        capabilities.registered_files = registered_files;
+        let client = std::thread::spawn(move || {
+            for _ in 0..5 {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                for n in (0..=u8::MAX).cycle().take(MESSAGES) {
+                    let message = [n; 100];
+                    stream.write_all(&message).unwrap();
+                    let mut back = [0; 100];
+                    stream.read_exact(&mut back).unwrap();
+                    assert!(back == message);
+                }
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+            }
+        });
+        let ring = Ring::new(4096, 64 * 4096, &capabilities).unwrap();
+        let inner = ring.clone();
+        let listener = OwnedFd::from(listener.try_clone().unwrap());
+        ring.run(async move {
+            for n in 0..5 {
+                echo(inner.clone(), listener.try_clone().unwrap()).await;
+                // The same place each time, as soon as the one before is closed.
+                assert_eq!(inner.shared.driver.borrow().files_used(), u16::from(registered_files), "{n}");
+            }
+        })
+        .unwrap();
+        client.join().unwrap();
+    }
+}
+
 #[test]
 fn a_deadline_wakes_a_task_that_nothing_else_wakes() {
     let ring = ring();

@@ -149,6 +149,7 @@ fn process(surroundings: &Surroundings<'_>, counting: &Counting) -> ProcessInfo 
         kernel: capabilities.kernel.clone(),
         capabilities: vec![
             ("recv_limit", capabilities.recv_limit),
+            ("registered_files", capabilities.registered_files),
             ("recvsend_bundle", capabilities.recvsend_bundle),
             ("no_iowait", capabilities.no_iowait),
         ],

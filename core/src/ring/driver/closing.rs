@@ -42,6 +42,7 @@ impl Driver {
 
     /// Has the descriptor of a closing socket closed, unless that is under way.
     fn close_descriptor(&mut self, id: SlotId) {
+        self.forget_file(id);
         let Some(slot) = self.sockets.get_mut(id) else { return };
         if slot.fd == CLOSED {
             return;

@@ -7,6 +7,7 @@ use io_uring::{opcode, types};
 
 use super::super::socket::{Kind, Recv, SendVectors, Slot, cancel_entry};
 use super::Driver;
+use crate::base::limits;
 use crate::base::mutation::{Mutation, is_on};
 use crate::base::slots::SlotId;
 
@@ -58,11 +59,17 @@ impl Driver {
         };
         if slot.wants_send() {
             slot.sending = true;
+            slot.sends = slot.sends.saturating_add(1);
+            let sends_much =
+                usize::from(slot.sends) >= limits::SENDS_BEFORE_REGISTERED && !slot.is_registered;
             let entry = if let Some(chunk) = self.links.only(slot.output) {
                 #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
-                opcode::Send::new(types::Fd(slot.fd), chunk.as_ptr(), chunk.len() as u32)
+                let len = chunk.len() as u32;
+                let (fd, named_by) = slot.target();
+                opcode::Send::new(fd, chunk.as_ptr(), len)
                     .flags(slot.send_flags())
                     .build()
+                    .flags(named_by)
                     .user_data(Kind::Send.user_data(id))
             } else {
                 let index = self.free_vectors.pop().unwrap_or_else(|| {
@@ -77,6 +84,9 @@ impl Driver {
             };
             self.in_flight += 1;
             self.push(&entry);
+            if sends_much {
+                self.register_file(id);
+            }
         } else {
             slot.half_close();
         }

@@ -37,6 +37,11 @@ impl Kernel {
         })
     }
 
+    pub(in crate::ring) fn register_files(&self, count: usize) -> u16 {
+        with(|world| world.register_files(self.ring, count));
+        u16::try_from(count).unwrap_or(u16::MAX)
+    }
+
     #[allow(clippy::unnecessary_wraps)] // the interface is the real one's
     pub(in crate::ring) fn push(&mut self, entry: &Entry) -> io::Result<()> {
         if self.queue.len() >= self.entries {

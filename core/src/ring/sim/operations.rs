@@ -14,6 +14,8 @@ use super::net::{End, EndId, Found, Holder, OpId};
 use super::world::{Event, Happening, Socket, World};
 use crate::base::clock::Micros;
 
+/// The descriptor is a place in the table of registered files.
+const FIXED_FILE: u8 = 1;
 /// Completions without success are posted for these entries, too.
 const SKIP_SUCCESS: u8 = 1 << 6;
 /// `IORING_CQE_F_BUFFER` and `IORING_CQE_F_MORE`.
@@ -38,6 +40,8 @@ pub(super) struct RingState {
     pub(super) operations: BTreeMap<u32, Flying>,
     /// What is in flight by its `user_data`.
     by_data: BTreeMap<u64, u32>,
+    /// Registered files.
+    files: Vec<Option<OwnedFd>>,
     /// Accepted descriptors of which the ring has not heard yet, and the `user_data` of their completions.
     fresh: Vec<(u64, i32)>,
 }
@@ -103,6 +107,7 @@ impl World {
             buffers: VecDeque::new(),
             operations: BTreeMap::new(),
             by_data: BTreeMap::new(),
+            files: Vec::new(),
             fresh: Vec::new(),
         });
         self.rings.len() as u32 - 1
@@ -113,6 +118,7 @@ impl World {
         (state.alive, state.wake_at) = (false, Micros::MAX);
         state.completions.clear();
         state.buffers.clear();
+        state.files.clear();
         for op in state.operations.keys().copied().collect::<Vec<_>>() {
             self.remove((ring, op));
         }
@@ -315,6 +321,7 @@ impl World {
                 fds::close(sqe.fd);
                 self.look();
             }
+            opcode::FilesUpdate::CODE => self.update_file(ring, &sqe),
             other => self.violation(format!("operation {other} is not simulated")),
         }
     }
@@ -336,8 +343,39 @@ impl World {
         }
     }
 
+    pub(super) fn register_files(&mut self, ring: u32, count: usize) {
+        self.rings[ring as usize].files.resize_with(count, || None);
+    }
+
+    /// Puts a file into a place of the table, or nothing.
+    fn update_file(&mut self, ring: u32, sqe: &Sqe) {
+        // SAFETY: the driver keeps what is to be in a place where it is for as long as it has the ring.
+        let fd = unsafe { (sqe.addr as *const i32).read() };
+        let file = (fd >= 0).then(|| fds::copy(fd));
+        let is_right = !matches!(file, Some(Err(_)));
+        let Some(place) = self.rings[ring as usize].files.get_mut(sqe.off as usize).filter(|_| is_right)
+        else {
+            return self.post((ring, 0), sqe.user_data, -libc::EBADF, 0);
+        };
+        let before = std::mem::replace(place, file.and_then(Result::ok));
+        if before.is_some() {
+            drop(before);
+            self.look();
+        }
+        if sqe.flags & SKIP_SUCCESS == 0 {
+            self.count("socket registered");
+            self.post((ring, 0), sqe.user_data, 1, 0);
+        }
+    }
+
     fn start_send(&mut self, ring: u32, sqe: &Sqe, pieces: Vec<(usize, usize)>) {
-        let Some(end) = self.end_of(sqe.fd) else {
+        let fd = if sqe.flags & FIXED_FILE > 0 {
+            let file = self.rings[ring as usize].files.get(sqe.fd as usize).and_then(Option::as_ref);
+            file.map_or(-1, AsRawFd::as_raw_fd)
+        } else {
+            sqe.fd
+        };
+        let Some(end) = self.end_of(fd) else {
             return self.post((ring, 0), sqe.user_data, -libc::EBADF, 0);
         };
         let id = self.start(ring, sqe.user_data, Operation::Send(end, pieces));
