@@ -40,7 +40,7 @@ pub const SOCKET_BUFFER_QUOTA_RARE: u32 = 1;
 /// Sockets of a worker that can be registered with its ring at a time; all others are named by their descriptors.
 pub const REGISTERED_FILES: usize = pick(4096, 4);
 
-/// A socket is registered when so much was sent on it.
+/// A socket is registered after so many sends.
 pub const SENDS_BEFORE_REGISTERED: usize = pick(16, 2);
 
 /// When all buffers are held and some socket waits for one, whoever has kept the most for at least so long without

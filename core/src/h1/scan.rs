@@ -5,7 +5,7 @@
 //! set where it is one to stop at. Subtracting may set it too in bytes behind the first such one, never before it, and
 //! only the first counts.
 
-use super::bytes::{self, is_space, is_token_byte, is_value_byte};
+use super::bytes::{self, is_token_byte, is_value_byte};
 use crate::base::http::{Field, FieldKind, Fields, Span, Version};
 
 /// Why there is no whole head.
@@ -110,17 +110,9 @@ pub(super) fn field_section(
         if head.get(name_end) != Some(&b':') || name_end == at {
             return end_of_section(head, at, name_end);
         }
-        // Almost always one space, and no more.
-        let mut value_start = name_end + 1;
-        while let Some(b' ' | b'\t') = head.get(value_start) {
-            value_start += 1;
-        }
-        let text_end = end_of_value(head, value_start);
+        let text_end = end_of_value(head, name_end + 1);
         let end = end_of_line(head, text_end, Stop::FieldLine)?;
-        let mut value_end = text_end;
-        while value_end > value_start && head.get(value_end - 1).copied().is_some_and(is_space) {
-            value_end -= 1;
-        }
+        let value = bytes::span(head, bytes::trim(head.get(name_end + 1..text_end).unwrap_or_default()));
         if fields.len() >= most {
             return Err(Stop::TooManyFields);
         }
@@ -131,8 +123,8 @@ pub(super) fn field_section(
             name_len,
             kind: FieldKind::of(name),
             named_by_connection: false,
-            value_start: bytes::offset(value_start),
-            value_end: bytes::offset(value_end),
+            value_start: value.start,
+            value_end: value.end,
         });
         at = end;
     }

@@ -90,11 +90,11 @@ pub fn probe() -> Result<Capabilities, Unsupported> {
         remedy: OLD_KERNEL,
     })?;
     let mut capabilities = Capabilities {
-        kernel: release.clone(),
         recvsend_bundle: ring.params().is_feature_recvsend_bundle(),
         no_iowait: ring.params().is_feature_no_iowait(),
         recv_limit: true,
         registered_files: is_at_least(&release, 6, 13),
+        kernel: release,
     };
     capabilities.recv_limit = probe_recv_limit(&capabilities).unwrap_or(false);
     Ok(capabilities)

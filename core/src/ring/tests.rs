@@ -89,7 +89,7 @@ fn a_socket_that_fails_while_it_is_stopped_tells_when_it_is_still() {
 }
 
 /// Sockets on which much is sent are registered with the ring: the bytes are the same, and so is the end, which a place in the
-/// table would put off. More sockets come one after the other than the table has places for at a time.
+/// table would put off. Those that come one after the other get the same place.
 #[test]
 fn a_registered_socket_sends_and_ends_like_any_other() {
     const MESSAGES: usize = 3 * limits::SENDS_BEFORE_REGISTERED;
@@ -248,8 +248,6 @@ fn a_reader_that_does_not_read_cannot_hold_more_than_its_quota() {
     .unwrap();
 }
 
-/// Whoever keeps a buffer without need gives way when another waits for one, and what came of its stream after the
-/// gap is never seen.
 #[test]
 fn an_end_behind_what_was_lost_is_none() {
     let status = Status {
@@ -268,6 +266,8 @@ fn an_end_behind_what_was_lost_is_none() {
     assert!(!Status { unread: 1, ..status }.is_eof());
 }
 
+/// Whoever keeps a buffer without need gives way when another waits for one, and what came of its stream after the
+/// gap is never seen.
 #[test]
 fn a_socket_that_starves_others_is_cut_off_for_good() {
     const SOCKETS: usize = limits::INITIAL_RECEIVE_BUFFERS + 4;

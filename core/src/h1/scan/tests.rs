@@ -3,8 +3,10 @@ use crate::base::random::Random;
 
 const MOST: usize = 32;
 
-/// What is found in a request head, as text.
-fn request(head: &[u8]) -> Result<(Vec<Vec<u8>>, usize), Stop> {
+/// What is found in a head, as text, and its length.
+type Found = Result<(Vec<Vec<u8>>, usize), Stop>;
+
+fn request(head: &[u8]) -> Found {
     let mut fields = Vec::new();
     let line = request_line(head, 0)?;
     let end = field_section(head, line.end, MOST, &mut fields)?;
@@ -13,7 +15,7 @@ fn request(head: &[u8]) -> Result<(Vec<Vec<u8>>, usize), Stop> {
     Ok((start.into_iter().chain(texts(head, &fields)).collect(), end))
 }
 
-fn response(head: &[u8]) -> Result<(Vec<Vec<u8>>, usize), Stop> {
+fn response(head: &[u8]) -> Found {
     let mut fields = Vec::new();
     let line = status_line(head)?;
     let end = field_section(head, line.end, MOST, &mut fields)?;
@@ -120,6 +122,12 @@ fn another_parser_finds_the_same() {
     assert!(accepted.iter().all(|count| *count > 5_000), "{accepted:?}");
 }
 
+/// The last byte of this text is the one that is wrong.
+fn assert_stop(pass: fn(&[u8]) -> Found, text: &[u8], stop: Stop) {
+    assert_eq!(pass(text).err(), Some(stop), "{}", text.escape_ascii());
+    assert_eq!(pass(&text[..text.len() - 1]).err(), Some(Stop::Partial), "{}", text.escape_ascii());
+}
+
 /// What is right as a whole is never wrong in part, and what is wrong is wrong as soon as the byte is there.
 #[test]
 fn a_pass_stops_where_the_text_ends_or_goes_wrong() {
@@ -147,8 +155,7 @@ fn a_pass_stops_where_the_text_ends_or_goes_wrong() {
         (b"GET / HTTP/1.1\r\na: b\rx", Stop::FieldLine),
         (b"GET / HTTP/1.1\r\na: \0", Stop::FieldLine),
     ] {
-        assert_eq!(request(text).err(), Some(stop), "{}", text.escape_ascii());
-        assert_eq!(request(&text[..text.len() - 1]).err(), Some(Stop::Partial), "{}", text.escape_ascii());
+        assert_stop(request, text, stop);
     }
     for (text, stop) in [
         (&b"h"[..], Stop::FirstLine),
@@ -162,8 +169,7 @@ fn a_pass_stops_where_the_text_ends_or_goes_wrong() {
         (b"HTTP/1.1 200 \0", Stop::FirstLine),
         (b"HTTP/1.1 200 OK\r\n\rx", Stop::FieldLine),
     ] {
-        assert_eq!(response(text).err(), Some(stop), "{}", text.escape_ascii());
-        assert_eq!(response(&text[..text.len() - 1]).err(), Some(Stop::Partial), "{}", text.escape_ascii());
+        assert_stop(response, text, stop);
     }
 }
 
