@@ -121,26 +121,28 @@ impl Kernel {
     /// Everything that `entry` points to must stay where it is until its last completion.
     #[inline]
     pub(super) fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // Made before, so that the entry is nowhere but in the queue: where it has an address of its own it is put together
+        // there in small pieces and copied in large ones, for which the processor has to wait.
+        if self.ring.submission().is_full() {
+            self.make_room()?;
+        }
         // SAFETY: the caller keeps what the entry points to alive until its completion; the driver does so by keeping
         // chunks, vectors and addresses in slots that are freed only after the operations on them are joined.
-        if unsafe { self.ring.submission().push(entry) }.is_ok() {
-            return Ok(());
+        if unsafe { self.ring.submission().push(entry) }.is_err() {
+            return Err(no_room());
         }
-        self.push_to_full(entry)
+        Ok(())
     }
 
     #[cold]
     #[inline(never)]
-    fn push_to_full(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        loop {
+    fn make_room(&mut self) -> io::Result<()> {
+        while self.ring.submission().is_full() {
             self.enter(Some(Duration::ZERO))?;
             // A full completion queue can keep the kernel from taking submissions.
             self.stash.extend(self.ring.completion().map(Completion::from));
-            // SAFETY: as in `push`.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Submits what is queued and waits for a completion, at most for `timeout`; `None` waits for ever, zero only runs
@@ -213,6 +215,11 @@ impl Kernel {
     pub(super) fn publish(&mut self) {
         self.buffers.publish();
     }
+}
+
+#[cold]
+fn no_room() -> io::Error {
+    io::Error::other("the submission queue has no room")
 }
 
 /// Registers the ring's descriptor with itself, which saves a lookup at each enter (5.18).

@@ -58,8 +58,12 @@ fn length(chunk: &Chunk) -> u32 {
 impl Links {
     #[inline]
     fn link(&mut self, chunk: Chunk, next: u32) -> u32 {
+        if self.free as usize >= self.links.len() {
+            self.grow();
+        }
         let index = self.free;
-        let Some(link) = self.links.get_mut(index as usize) else { return self.grow(chunk, next) };
+        // It is there now.
+        let Some(link) = self.links.get_mut(index as usize) else { return END };
         self.free = link.next;
         link.next = next;
         // A free link has no chunk: there is nothing to be dropped, and none of the code for that.
@@ -70,12 +74,12 @@ impl Links {
     }
 
     #[cold]
-    fn grow(&mut self, chunk: Chunk, next: u32) -> u32 {
-        self.links.push(Link { chunk: Some(chunk), next });
+    #[inline(never)]
+    fn grow(&mut self) {
         #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 links
-        {
-            (self.links.len() - 1) as u32
-        }
+        let index = self.links.len() as u32;
+        self.links.push(Link { chunk: None, next: self.free });
+        self.free = index;
     }
 
     #[inline]

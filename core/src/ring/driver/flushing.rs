@@ -25,13 +25,14 @@ impl Driver {
         loop {
             self.return_buffers();
             let quota = self.quota();
-            let mut dirty = std::mem::take(&mut self.dirty);
-            for id in dirty.drain(..) {
+            // Flushing touches no socket again, so the list is as it is until all of it is done.
+            let count = self.dirty.len();
+            for index in 0..count {
+                let Some(&id) = self.dirty.get(index) else { break };
                 self.flush_socket(id, quota);
             }
-            // Flushing touches no socket again, so the list is reused with its capacity.
-            debug_assert!(self.dirty.is_empty());
-            self.dirty = dirty;
+            debug_assert_eq!(self.dirty.len(), count);
+            self.dirty.clear();
             // Closing a socket can free buffers, for which others may be parked.
             if !self.pool.has_returned() {
                 break;
@@ -62,34 +63,42 @@ impl Driver {
             slot.sends = slot.sends.saturating_add(1);
             let sends_much =
                 usize::from(slot.sends) >= limits::SENDS_BEFORE_REGISTERED && !slot.is_registered;
-            let entry = if let Some(chunk) = self.links.only(slot.output) {
+            self.in_flight += 1;
+            if let Some(chunk) = self.links.only(slot.output) {
                 #[allow(clippy::cast_possible_truncation)] // chunks are far smaller than 4 GiB
                 let len = chunk.len() as u32;
                 let (fd, named_by) = slot.target();
-                opcode::Send::new(fd, chunk.as_ptr(), len)
+                let entry = opcode::Send::new(fd, chunk.as_ptr(), len)
                     .flags(slot.send_flags())
                     .build()
                     .flags(named_by)
-                    .user_data(Kind::Send.user_data(id))
+                    .user_data(Kind::Send.user_data(id));
+                self.push(&entry);
             } else {
-                let index = self.free_vectors.pop().unwrap_or_else(|| {
-                    self.vectors.push(SendVectors::new());
-                    #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 sends
-                    {
-                        (self.vectors.len() - 1) as u32
-                    }
-                });
-                slot.vectors = Some(index);
-                self.vectors[index as usize].entry(slot, id, &self.links)
-            };
-            self.in_flight += 1;
-            self.push(&entry);
+                self.push_vectored(id);
+            }
             if sends_much {
                 self.register_file(id);
             }
         } else {
             slot.half_close();
         }
+    }
+
+    /// Sends several chunks at once.
+    #[inline(never)]
+    fn push_vectored(&mut self, id: SlotId) {
+        let Some(slot) = self.sockets.get_mut(id) else { return };
+        let index = self.free_vectors.pop().unwrap_or_else(|| {
+            self.vectors.push(SendVectors::new());
+            #[allow(clippy::cast_possible_truncation)] // memory ends long before 2^32 sends
+            {
+                (self.vectors.len() - 1) as u32
+            }
+        });
+        slot.vectors = Some(index);
+        let entry = self.vectors[index as usize].entry(slot, id, &self.links);
+        self.push(&entry);
     }
 
     #[cold]
