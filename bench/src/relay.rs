@@ -14,6 +14,9 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 const BUFFER_BYTES: usize = 64 * 1024;
 const BUFFER_MEMORY: usize = 128 * 1024 * 1024;
 
+/// How long the ring waits to have several messages at a time: the proxy's default too.
+const MODERATION_US: u32 = 50;
+
 /// Bytes queued on a socket above which its source waits: the proxy's too.
 const HIGH_WATER: usize = limits::SEND_HIGH_WATER_BYTES;
 #[allow(clippy::cast_possible_truncation)] // a small constant
@@ -29,7 +32,7 @@ const BACKLOG: i32 = 4096;
 pub(crate) fn serve(listen: u16, to: u16) -> Result<(), String> {
     let capabilities = probe().map_err(|error| error.to_string())?;
     let text = |error: std::io::Error| error.to_string();
-    let ring = Ring::new(BUFFER_BYTES, BUFFER_MEMORY, &capabilities).map_err(text)?;
+    let ring = Ring::new(BUFFER_BYTES, BUFFER_MEMORY, MODERATION_US, &capabilities).map_err(text)?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
     socket.set_reuse_address(true).map_err(text)?;
     socket.set_tcp_nodelay(true).map_err(text)?;

@@ -291,7 +291,7 @@ fn ring() -> Result<Work, String> {
     // Setting a ring up takes some hundred microseconds, which many repetitions hide.
     Ok(Box::new(move |times| {
         let text = |error: std::io::Error| error.to_string();
-        let ring = Ring::new(BUFFER_BYTES, BUFFER_MEMORY, &capabilities).map_err(text)?;
+        let ring = Ring::new(BUFFER_BYTES, BUFFER_MEMORY, 0, &capabilities).map_err(text)?;
         let listener = TcpListener::bind("127.0.0.1:0").map_err(text)?;
         let near = TcpStream::connect(listener.local_addr().map_err(text)?).map_err(text)?;
         let (far, _) = listener.accept().map_err(text)?;

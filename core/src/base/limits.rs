@@ -50,6 +50,21 @@ pub const STALLED_MS: u64 = 1_000;
 /// How often that is looked at.
 pub const STALLED_CHECK_MS: u64 = 100;
 
+/// For so long what comes is looked at, to know how long to wait for several messages at a time, microseconds.
+pub const MODERATION_WINDOW_US: u64 = pick(5_000, 500) as u64;
+
+/// The part of the time between two messages of a connection that such a wait takes at most: one of so many.
+pub const MODERATION_SHARE: u64 = pick(16, 1) as u64;
+
+/// Messages that are to be expected in such a wait, or it is not worth it.
+pub const MODERATION_EXPECTED: u64 = pick(3, 0) as u64;
+
+/// Events that end it.
+pub const MODERATION_EVENTS: u64 = pick(16, 4) as u64;
+
+/// Larger messages are not waited for: their bytes cost, not their number.
+pub const MODERATION_MESSAGE_BYTES: u64 = 4096;
+
 /// A received piece up to this size is copied behind an unread one that has room, so that a peer that sends a
 /// byte at a time cannot make us hold a whole buffer for each.
 pub const COALESCE_BYTES: usize = pick(4096, 128);

@@ -55,6 +55,8 @@ pub enum Mutation {
     FailureTakenForEnd,
     /// The place of a registered socket is not cleared before its descriptor is closed.
     FileLeftRegistered,
+    /// Where several events are waited for, they are waited for as long as it takes.
+    EventsWaitedForEver,
 }
 
 /// All of them.
@@ -86,6 +88,7 @@ pub const ALL: &[Mutation] = {
         M::RequestRepeated,
         M::FailureTakenForEnd,
         M::FileLeftRegistered,
+        M::EventsWaitedForEver,
     ]
 };
 

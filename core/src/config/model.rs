@@ -41,6 +41,8 @@ pub struct Server {
     pub buffer_memory: usize,
     /// Size of one receive buffer in bytes.
     pub buffer_size: usize,
+    /// How long a worker waits to have several events at a time, microseconds; 0: never.
+    pub moderation_us: u32,
     /// Size of the shared segment of counters, bytes; memory is taken as it is needed.
     pub stats_memory: u64,
     /// How long SIGTERM waits for what is in flight.

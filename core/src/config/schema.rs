@@ -168,6 +168,14 @@ pub static SERVER: Section = Section {
              smaller ones let more slow connections share the memory.",
         ),
         key(
+            "moderation_us",
+            Kind::Integer { off: true, min: 1, max: 1000 },
+            Default::Value("50"),
+            "How long a worker waits at most, microseconds, to handle several messages at a time where many connections \
+             send small ones: less CPU for each. Sparse traffic and few connections are not waited for, and the wait is a \
+             sixteenth at most of the time between two messages of a connection.",
+        ),
+        key(
             "shutdown_timeout",
             Kind::Duration { off: false },
             Default::Value("30s"),

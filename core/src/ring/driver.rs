@@ -19,6 +19,7 @@ use socket2::SockAddr;
 
 use super::buffers::{Chunk, Pool};
 use super::kernel::Completion;
+use super::moderation::Moderation;
 use super::queue::Links;
 use super::schedule::{Schedule, TaskId};
 use super::socket::{Kind, Link, Recv, SendVectors, Slot, cancel_entry};
@@ -57,6 +58,8 @@ pub struct RingStats {
     pub cut_off: u64,
     /// Enters of the kernel.
     pub enters: u64,
+    /// Of these, enters that waited for several events.
+    pub moderated: u64,
     /// Operations submitted.
     pub submissions: u64,
     /// Completions taken.
@@ -105,6 +108,7 @@ pub(super) struct Driver {
     /// Buffers that are back, the last on top: it is the one that a cache may still have.
     idle: Vec<u16>,
     supply: Supply,
+    moderation: Moderation,
     files: files::Files,
     /// Operations that will complete.
     in_flight: usize,
@@ -117,7 +121,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(pool: Pool, recv_limit: bool, registered_files: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        pool: Pool,
+        recv_limit: bool,
+        registered_files: bool,
+        moderation_us: u32,
+    ) -> io::Result<Self> {
         let kernel = Kernel::new(limits::SUBMISSION_ENTRIES, limits::COMPLETION_ENTRIES, &pool)?;
         let places = if registered_files { kernel.register_files(limits::REGISTERED_FILES) } else { 0 };
         let mut driver = Self {
@@ -143,6 +152,7 @@ impl Driver {
             in_use: 0,
             idle: Vec::new(),
             supply: Supply::new(),
+            moderation: Moderation::new(moderation_us, EPOCH_US),
             files: files::Files::new(places),
             in_flight: 0,
             start: sys::now(),
@@ -230,7 +240,9 @@ impl Driver {
     /// Submits, and waits for something to happen unless there is work to do.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         self.supply.end_turn();
+        let submitted = self.stats.submissions;
         self.flush();
+        let submitted = self.stats.submissions - submitted;
         if let Some(error) = self.fatal.take() {
             return Err(error);
         }
@@ -250,11 +262,13 @@ impl Driver {
             Some(timeout.map_or(check, |timeout| timeout.min(check)))
         };
         let before = self.now;
-        self.kernel.enter(timeout)?;
+        self.enter(timeout, submitted)?;
+        self.moderation.begin_turn();
         self.stats.enters += 1;
         self.addresses.clear();
         self.read_clock();
         self.reap();
+        self.moderation.end_turn(self.now_us, self.sockets.len());
         self.schedule.fire(self.now);
         if !self.parked.is_empty() && self.now >= self.stalled_check {
             // While this process got no CPU nobody could get anything from it: that is nobody's fault.
@@ -266,6 +280,24 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Enters the kernel, and waits for one completion or, where messages are dense, for several.
+    #[inline]
+    fn enter(&mut self, timeout: Option<Duration>, submitted: u64) -> io::Result<()> {
+        let wait = self.moderation.wait_us();
+        if wait == 0 || timeout == Some(Duration::ZERO) || !self.parked.is_empty() {
+            return self.kernel.enter(timeout);
+        }
+        // Bounded by time, too: not every operation completes, and what has completed waits meanwhile.
+        let wait = match Duration::from_micros(wait) {
+            _ if is_on(Mutation::EventsWaitedForEver) => Duration::from_secs(3600),
+            wait => timeout.map_or(wait, |timeout| timeout.min(wait)),
+        };
+        self.stats.moderated += 1;
+        // Most of what was submitted are sends, which complete at once: it is what comes behind them that counts.
+        let events = u32::try_from(limits::MODERATION_EVENTS + submitted).unwrap_or(u32::MAX);
+        self.kernel.enter_for(events, wait)
     }
 
     pub(super) fn close_listener(&mut self, id: SlotId) {
@@ -365,6 +397,7 @@ impl Driver {
             slot.received = slot.received.saturating_add(len as u32);
         }
         self.supply.received(len);
+        self.moderation.received(len, &mut slot.seen_in);
         let chunk = self.pool.receive(buffer, len, id);
         if slot.input.is_empty() {
             slot.held += 1;
@@ -406,7 +439,10 @@ impl Driver {
             0 if slot.send_error == libc::ECONNRESET && !is_on(Mutation::ResetTakenForEnd) => {
                 slot.recv_error = libc::ECONNRESET;
             }
-            0 => slot.eof = true,
+            0 => {
+                slot.eof = true;
+                self.moderation.received(0, &mut slot.seen_in);
+            }
             libc::ENOBUFS => {
                 self.stats.no_buffers += 1;
                 self.supply.ran_out();
@@ -503,7 +539,10 @@ impl Driver {
             listener.armed = false;
         }
         match accepted {
-            Some(fd) => listener.accepted.push_back(fd),
+            Some(fd) => {
+                listener.accepted.push_back(fd);
+                self.moderation.received(0, &mut 0);
+            }
             None if matches!(-completion.result, libc::ECANCELED | libc::ECONNABORTED | libc::EINTR) => {}
             None => {
                 listener.error = Some(-completion.result);

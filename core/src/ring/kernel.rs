@@ -148,11 +148,21 @@ impl Kernel {
     /// Submits what is queued and waits for a completion, at most for `timeout`; `None` waits for ever, zero only runs
     /// what is due.
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.enter_with(1, timeout)
+    }
+
+    /// Submits what is queued and waits until there are so many completions, at most for `timeout`.
+    pub(super) fn enter_for(&mut self, completions: u32, timeout: Duration) -> io::Result<()> {
+        self.enter_with(completions, Some(timeout))
+    }
+
+    #[inline]
+    fn enter_with(&mut self, completions: u32, timeout: Option<Duration>) -> io::Result<()> {
         let mut want = 0;
         let mut time = Timespec::new();
         let mut arg = GeteventsArg { sigmask: 0, sigmask_size: 0, min_wait_usec: 0, timespec: 0 };
         if timeout != Some(Duration::ZERO) && self.stash.is_empty() && self.ring.completion().is_empty() {
-            want = 1;
+            want = completions;
             if let Some(timeout) = timeout {
                 time = Timespec::from(timeout);
                 arg.timespec = (&raw const time) as u64;

@@ -20,6 +20,7 @@ mod driver;
 #[cfg_attr(feature = "sim", allow(dead_code))] // the simulator needs the probe's part of it only
 mod kernel;
 pub mod mailbox;
+mod moderation;
 mod pair;
 mod queue;
 mod readiness;
@@ -89,15 +90,22 @@ struct Shared {
 }
 
 impl Ring {
-    /// Sets up a ring with receive buffers of `buffer_size` bytes that take `buffer_memory` bytes at most.
+    /// Sets up a ring with receive buffers of `buffer_size` bytes that take `buffer_memory` bytes at most. Where messages are
+    /// dense it waits up to `moderation_us` microseconds to have several of them at a time; 0: never.
     ///
     /// # Errors
     /// What the kernel says when it refuses; see [`probe`] for an explanation.
-    pub fn new(buffer_size: usize, buffer_memory: usize, capabilities: &Capabilities) -> io::Result<Self> {
+    pub fn new(
+        buffer_size: usize,
+        buffer_memory: usize,
+        moderation_us: u32,
+        capabilities: &Capabilities,
+    ) -> io::Result<Self> {
         let count =
             (buffer_memory / buffer_size).clamp(limits::INITIAL_RECEIVE_BUFFERS, limits::MAX_RECEIVE_BUFFERS);
         let pool = buffers::Pool::new(count, buffer_size)?;
-        let driver = Driver::new(pool.clone(), capabilities.recv_limit, capabilities.registered_files)?;
+        let driver =
+            Driver::new(pool.clone(), capabilities.recv_limit, capabilities.registered_files, moderation_us)?;
         Ok(Self {
             shared: Rc::new(Shared {
                 driver: RefCell::new(driver),

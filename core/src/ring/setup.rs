@@ -104,7 +104,7 @@ pub fn probe() -> Result<Capabilities, Unsupported> {
 fn probe_recv_limit(capabilities: &Capabilities) -> io::Result<bool> {
     let (mut ours, theirs) = UnixStream::pair()?;
     ours.write_all(b"?")?;
-    let ring = Ring::new(4096, limits::INITIAL_RECEIVE_BUFFERS * 4096, capabilities)?;
+    let ring = Ring::new(4096, limits::INITIAL_RECEIVE_BUFFERS * 4096, 0, capabilities)?;
     let received = Rc::new(Cell::new(false));
     let (inner, result) = (ring.clone(), Rc::clone(&received));
     ring.run(async move {

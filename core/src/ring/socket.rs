@@ -141,6 +141,8 @@ pub(super) struct Slot {
     /// Bytes received, and bytes queued to be sent, that nobody has accounted for yet.
     pub(super) received: u32,
     pub(super) queued: u32,
+    /// The window of the driver's [`Moderation`](super::moderation::Moderation) in which something last came.
+    pub(super) seen_in: u8,
 }
 
 impl Slot {
@@ -174,6 +176,7 @@ impl Slot {
             activity: now,
             received: 0,
             queued: 0,
+            seen_in: 0,
         }
     }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::base::clock::NEVER;
 
 fn ring() -> Ring {
-    Ring::new(4096, 64 * 4096, &probe().unwrap()).unwrap()
+    Ring::new(4096, 64 * 4096, 0, &probe().unwrap()).unwrap()
 }
 
 /// Echoes what comes on one accepted connection until its end, then ends itself.
@@ -115,7 +115,7 @@ fn a_registered_socket_sends_and_ends_like_any_other() {
                 assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
             }
         });
-        let ring = Ring::new(4096, 64 * 4096, &capabilities).unwrap();
+        let ring = Ring::new(4096, 64 * 4096, 0, &capabilities).unwrap();
         let inner = ring.clone();
         let listener = OwnedFd::from(listener.try_clone().unwrap());
         ring.run(async move {
@@ -216,7 +216,7 @@ fn a_reader_that_does_not_read_cannot_hold_more_than_its_quota() {
         stream
     });
     let capabilities = probe().unwrap();
-    let ring = Ring::new(4096, 1024 * 4096, &capabilities).unwrap();
+    let ring = Ring::new(4096, 1024 * 4096, 0, &capabilities).unwrap();
     let inner = ring.clone();
     ring.run(async move {
         let acceptor = inner.listen(listener.into(), inner.current_task());
@@ -427,7 +427,7 @@ fn bulk_from_many_does_not_go_through_all_of_the_memory() {
     const SOCKETS: usize = 16;
     const BYTES: usize = 2 << 20;
     let capabilities = probe().unwrap();
-    let ring = Ring::new(64 << 10, 64 << 20, &capabilities).unwrap();
+    let ring = Ring::new(64 << 10, 64 << 20, 0, &capabilities).unwrap();
     let inner = ring.clone();
     ring.run(async move {
         let (writers, sockets): (Vec<_>, Vec<_>) = (0..SOCKETS)
@@ -453,6 +453,54 @@ fn bulk_from_many_does_not_go_through_all_of_the_memory() {
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         assert_eq!(inner.stats().buffers, limits::INITIAL_RECEIVE_BUFFERS);
+    })
+    .unwrap();
+}
+
+/// Many connections with small messages have the ring wait for several of them. When all but one fall silent, that one goes on.
+#[test]
+fn dense_messages_are_waited_for_and_the_last_one_is_not_left_behind() {
+    const PAIRS: usize = 64;
+    const ROUND_TRIPS: u64 = 1_000;
+    let ring = Ring::new(4096, 1024 * 4096, 1_000, &probe().unwrap()).unwrap();
+    let inner = ring.clone();
+    ring.run(async move {
+        let sockets: Vec<Socket> = (0..PAIRS)
+            .flat_map(|_| {
+                let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+                [inner.adopt(one.into()), inner.adopt(other.into())]
+            })
+            .collect();
+        sockets.iter().for_each(|socket| socket.attach(inner.current_task()));
+        // Even ones begin, and whatever comes is sent back.
+        let begin = |socket: &Socket| {
+            let mut buf = inner.write_buf();
+            buf.bytes.extend_from_slice(&[b'x'; 100]);
+            socket.send(buf.freeze());
+        };
+        sockets.iter().step_by(2).for_each(begin);
+        let deadline = inner.now() + 8_000;
+        let mut goes_on = sockets.len();
+        let mut received = 0;
+        let mut left = ROUND_TRIPS;
+        while left > 0 {
+            assert!(inner.now() < deadline, "{left} left, {received} received, {:?}", inner.stats());
+            inner.wait(deadline).await;
+            for (index, socket) in sockets.iter().enumerate() {
+                while let Some(chunk) = socket.receive() {
+                    received += 1;
+                    if index < goes_on {
+                        socket.send(chunk);
+                    }
+                    if goes_on == 2 && index == 0 {
+                        left = left.saturating_sub(1);
+                    }
+                }
+            }
+            if inner.stats().moderated > 100 {
+                goes_on = 2;
+            }
+        }
     })
     .unwrap();
 }

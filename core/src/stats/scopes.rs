@@ -215,6 +215,7 @@ scope! {
     pub WorkerScope "worker" "worker_{}" ["worker"] {
         Gauge CX_ACTIVE "downstream_cx_active" Count "Downstream connections open.";
         Counter ENTERS "ring_enters" Count "Calls into the kernel.";
+        Counter MODERATED "ring_moderated_enters" Count "Calls into the kernel that waited for several messages (`server.moderation_us`).";
         Counter COMPLETIONS "ring_completions" Count "Completions taken from the ring.";
         Counter SUBMISSIONS "ring_submissions" Count "Operations submitted to the ring.";
         Counter ENOBUFS "ring_enobufs" Count "Receives that found no buffer and waited for one.";

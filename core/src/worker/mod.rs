@@ -199,7 +199,8 @@ impl Worker {
     /// When the ring cannot be set up.
     pub fn begin(self, report: impl Fn(Report) + 'static) -> io::Result<Running> {
         let server = &self.model.server;
-        let ring = Ring::new(server.buffer_size, server.buffer_memory, &self.capabilities)?;
+        let ring =
+            Ring::new(server.buffer_size, server.buffer_memory, server.moderation_us, &self.capabilities)?;
         let stripe = Rc::new(self.stripe);
         let entities = &self.entities;
         let counts_members = self.index == 0;
@@ -554,6 +555,7 @@ async fn keep_house(shared: Rc<Shared>) {
 fn publish(stats: &Block<WorkerScope>, ring: &Ring) {
     let ring = ring.stats();
     stats.publish(WorkerScope::ENTERS, ring.enters);
+    stats.publish(WorkerScope::MODERATED, ring.moderated);
     stats.publish(WorkerScope::SUBMISSIONS, ring.submissions);
     stats.publish(WorkerScope::COMPLETIONS, ring.completions);
     stats.publish(WorkerScope::ENOBUFS, ring.no_buffers);

@@ -57,6 +57,10 @@ fn server(section: &Section<'_>) -> Server {
         max_connections: section.count("max_connections"),
         buffer_memory: section.memory_size("buffer_memory"),
         buffer_size: section.memory_size("buffer_size"),
+        moderation_us: match section.integer("moderation_us") {
+            u32::MAX => 0,
+            wait => wait,
+        },
         stats_memory: section.memory_size("stats_memory") as u64,
         shutdown_timeout_ms: section.duration("shutdown_timeout"),
     };

@@ -59,11 +59,19 @@ fn model(of: &Model) -> Value {
 }
 
 fn server(of: &Server) -> Value {
-    let Server { max_connections, buffer_memory, buffer_size, stats_memory, shutdown_timeout_ms } = of;
+    let Server {
+        max_connections,
+        buffer_memory,
+        buffer_size,
+        moderation_us,
+        stats_memory,
+        shutdown_timeout_ms,
+    } = of;
     json!({
         "max_connections": count(*max_connections),
         "buffer_memory": size(*buffer_memory as u64),
         "buffer_size": size(*buffer_size as u64),
+        "moderation_us": if *moderation_us == 0 { json!("off") } else { json!(moderation_us) },
         "stats_memory": size(*stats_memory),
         "shutdown_timeout": duration(*shutdown_timeout_ms),
     })

@@ -74,7 +74,18 @@ impl Kernel {
     #[allow(clippy::unnecessary_wraps)] // the interface is the real one's
     pub(in crate::ring) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.submit();
-        with(|world| world.wait(self.ring, timeout));
+        with(|world| world.wait(self.ring, 1, timeout));
+        Ok(())
+    }
+
+    /// The same until there are so many completions.
+    #[allow(clippy::unnecessary_wraps)] // the interface is the real one's
+    pub(in crate::ring) fn enter_for(&mut self, completions: u32, timeout: Duration) -> io::Result<()> {
+        self.submit();
+        with(|world| {
+            world.count("wait for several events");
+            world.wait(self.ring, completions as usize, Some(timeout));
+        });
         Ok(())
     }
 

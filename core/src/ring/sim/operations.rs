@@ -31,6 +31,8 @@ pub(super) struct RingState {
     pub(super) completions: VecDeque<Completion>,
     /// Its wait is over then.
     pub(super) wake_at: Micros,
+    /// Or when there are so many completions.
+    pub(super) waits_for: usize,
     /// When it was entered last: what its driver takes for the time until it is entered again.
     entered_at: Micros,
     /// It gets no CPU before.
@@ -102,6 +104,7 @@ impl World {
             alive: true,
             completions: VecDeque::new(),
             wake_at: 0,
+            waits_for: 1,
             entered_at: self.now,
             stalled_until: 0,
             buffers: VecDeque::new(),
@@ -151,9 +154,10 @@ impl World {
         self.rings[ring as usize].buffers.extend(offered.drain(..));
     }
 
-    /// The ring waits for a completion, so long at most.
-    pub(super) fn wait(&mut self, ring: u32, timeout: Option<Duration>) {
+    /// The ring waits for so many completions, so long at most.
+    pub(super) fn wait(&mut self, ring: u32, completions: usize, timeout: Option<Duration>) {
         let state = &mut self.rings[ring as usize];
+        state.waits_for = completions;
         // Time passes between two turns here, where a real ring waits within one: the driver has counted from the last one.
         let from = std::mem::replace(&mut state.entered_at, self.now);
         state.wake_at = match timeout {

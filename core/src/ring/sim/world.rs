@@ -383,14 +383,15 @@ impl World {
     #[must_use]
     pub fn is_due(&self, ring: usize) -> bool {
         let state = &self.rings[ring];
-        state.stalled_until <= self.now && (!state.completions.is_empty() || state.wake_at <= self.now)
+        state.stalled_until <= self.now
+            && (state.completions.len() >= state.waits_for || state.wake_at <= self.now)
     }
 
     /// When a ring is to be looked at next, if nothing happens.
     #[must_use]
     pub fn due_at(&self, ring: usize) -> Micros {
         let state = &self.rings[ring];
-        let at = if state.completions.is_empty() { state.wake_at } else { 0 };
+        let at = if state.completions.len() < state.waits_for { state.wake_at } else { 0 };
         at.max(state.stalled_until)
     }
 
