@@ -48,10 +48,23 @@ fn the_quick_start_is_a_configuration() {
 }
 
 #[test]
+fn moderation_is_bounded_and_can_be_switched_off() {
+    let parsed = |value: &str| parse(&with_listener(&format!("[server]\nmoderation_us = {value}")), "o.toml");
+    for (value, expected) in [("\"off\"", 0), ("1", 1), ("1000", 1000)] {
+        assert_eq!(parsed(value).unwrap().server.moderation_us, expected);
+    }
+    for value in ["0", "1001", "-1", "\"50us\""] {
+        let errors = parsed(value).unwrap_err().to_string();
+        assert!(errors.contains("moderation_us"), "{value}: {errors}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let model = parse(&with_route("cluster = \"a\""), "o.toml").unwrap();
     assert_eq!(model.server.max_connections, usize::MAX);
     assert_eq!(model.server.buffer_memory, 128 << 20);
+    assert_eq!(model.server.moderation_us, 50);
     assert_eq!(model.server.buffer_size, 64 << 10);
     assert_eq!(model.server.shutdown_timeout_ms, 30_000);
     assert_eq!(model.admin, None);

@@ -355,6 +355,7 @@ mod tests {
     fn what_runs_is_shown_with_its_defaults() {
         let dumped = model(&config::quick_start("127.0.0.1:9000".parse().unwrap()));
         assert_eq!(dumped["server"]["buffer_memory"], "128MiB");
+        assert_eq!(dumped["server"]["moderation_us"], 50);
         assert_eq!(dumped["listeners"][0]["timeouts"]["request"], "off");
         assert_eq!(dumped["listeners"][0]["timeouts"]["tunnel_idle"], "1h");
         assert_eq!(dumped["clusters"][0]["requests_per_connection"], "off");
